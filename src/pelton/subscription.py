@@ -1,0 +1,256 @@
+"""What a user declares: which topics, which target, and by which policies.
+
+Plain frozen values with their defaults. Reading them from a file, and every check that can name a line,
+is `pelton.config`; what they mean in motion is `pelton.core`. Nothing here reads, connects or decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Mapping
+
+from pelton.event import Position
+
+__all__ = [
+    "DeliveryMode",
+    "Disposition",
+    "Intake",
+    "MetadataPolicy",
+    "OnExhausted",
+    "Ordering",
+    "Parameter",
+    "Descriptors",
+    "RequestMapping",
+    "RetryPolicy",
+    "Secret",
+    "Start",
+    "Subscription",
+    "Target",
+    "Tls",
+    "TransportChoice",
+    "position_id",
+]
+
+
+class Ordering(Enum):
+    """What must stay in order."""
+
+    #: Events of a key: the next one is not attempted before this one is settled. A null key is unordered.
+    KEY = "key"
+    #: All events of a partition, one after the other.
+    PARTITION = "partition"
+    #: Nothing.
+    NONE = "none"
+
+
+class DeliveryMode(Enum):
+    """How the target is called."""
+
+    #: Any unary method; the request is built by `request`.
+    UNARY = "unary"
+    #: `pelton.v1.EventHandler/Handle`: one delivery a call.
+    HANDLER = "handler"
+    #: `pelton.v1.EventHandler/HandleStream`: batches down, settlements up.
+    STREAM = "stream"
+
+
+class TransportChoice(Enum):
+    """What makes the calls."""
+
+    #: The fastest that is installed.
+    AUTO = "auto"
+    #: `grpc.aio`, always there.
+    AIO = "aio"
+
+
+class Disposition(Enum):
+    """What a status means for the event; the cells of the outcome table."""
+
+    #: Settled: the target took the event.
+    ACK = "ack"
+    #: Settled on purpose without effect; counted.
+    DROP = "drop"
+    #: The target is unwell: back off, feed the breaker; an outage burns no attempt.
+    UNWELL = "unwell"
+    #: The target is wired wrongly: in a row and without a success, pause the subscription and probe.
+    MISWIRED = "miswired"
+    #: The event may fail: try again, up to the policy's attempts.
+    RETRY = "retry"
+    #: The event is wrong: dead-letter at once.
+    DEAD_LETTER = "dead_letter"
+
+
+class OnExhausted(Enum):
+    """What happens to an event whose attempts are used up."""
+
+    #: It is set aside in the dead-letter topic and its key goes on.
+    DEAD_LETTER = "dead_letter"
+    #: It is tried for ever, and its key waits behind it.
+    HOLD = "hold"
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how long an event that may succeed later is tried again."""
+
+    #: Attempts before an event is exhausted, the first one counted; at least 1.
+    attempts: int = 8
+    #: The first wait is drawn from 0 to this; each further one from 0 to double, in milliseconds.
+    backoff_min_ms: float = 100.0
+    backoff_max_ms: float = 60_000.0
+    #: From the first attempt on, time with the breaker open not counted.
+    give_up_after_ms: float = 24 * 3600 * 1000.0
+    on_exhausted: OnExhausted = OnExhausted.DEAD_LETTER
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """How many events, and how many bytes of them, may be open; whichever is reached first pauses."""
+
+    partition_events_max: int = 2_000
+    partition_bytes_max: int = 8 << 20
+    subscription_events_max: int = 10_000
+    subscription_bytes_max: int = 32 << 20
+    #: Waiting, and parked behind a key that waits, per partition: outside the limits above.
+    parked_events_max: int = 1_000
+    parked_bytes_max: int = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A secret by reference: where it is read from, never what it says."""
+
+    #: ``env`` or ``file``.
+    kind: str
+    #: The variable's name or the file's path.
+    name: str
+
+    def __str__(self) -> str:
+        return f"${{{self.kind}:{self.name}}}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Certificates by path, read again when the files change. No `ca` means the system's own."""
+
+    ca: str | None = None
+    #: This side's certificate and key, for mutual TLS; both or neither.
+    cert: str | None = None
+    key: str | None = None
+    #: The name the certificate must bear, where it is not the address's own.
+    server_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A gRPC server. Its channels are shared by the subscriptions that name it."""
+
+    name: str
+    #: A gRPC name such as ``dns:///shop:50051`` or ``127.0.0.1:50051``.
+    address: str
+    #: None means plaintext.
+    tls: Tls | None = None
+    #: Plaintext to an address that is not loopback must be asked for.
+    plaintext: bool = False
+    bearer: Secret | None = None
+    #: The largest request the target takes; larger ones are dead-lettered before the call.
+    max_message_bytes: int = 4 << 20
+    keepalive_time_ms: int = 300_000
+    keepalive_timeout_ms: int = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A value that the event alone does not say: a constant, or an expression over event and delivery."""
+
+    name: str
+    constant: str | None = None
+    expression: str | None = None
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMapping:
+    """`request:` of a unary subscription: fields of the request message and where each comes from."""
+
+    #: Dotted field path -> expression, in file order. Empty means ``raw``: the record's bytes are the request.
+    fields: Mapping[str, str] = field(default_factory=dict)
+    #: Line of each field in the file.
+    lines: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def raw(self) -> bool:
+        return not self.fields
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptors:
+    """Where the method's descriptor comes from: a descriptor set, `.proto` files, or the server itself."""
+
+    descriptor_set: str | None = None
+    proto_files: tuple[str, ...] = ()
+    proto_paths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataPolicy:
+    """What goes with a call beyond the reserved entries."""
+
+    #: Record headers to copy, by name.
+    headers: tuple[str, ...] = ()
+    #: Parameters to send as ``pelton-param-<name>``.
+    parameters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a subscription that has no committed offset begins."""
+
+    #: ``earliest``, ``latest`` or ``timestamp``.
+    at: str = "earliest"
+    timestamp_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """Topics to a target's method, with the policies that hold on the way."""
+
+    name: str
+    topics: tuple[str, ...]
+    target: Target
+    #: ``/package.Service/Method``; fixed by the mode for `handler` and `stream`.
+    method: str
+    #: The consumer group.
+    group: str
+    mode: DeliveryMode = DeliveryMode.UNARY
+    transport: TransportChoice = TransportChoice.AUTO
+    request: RequestMapping = field(default_factory=RequestMapping)
+    descriptors: Descriptors = field(default_factory=Descriptors)
+    parameters: tuple[Parameter, ...] = ()
+    metadata: MetadataPolicy = field(default_factory=MetadataPolicy)
+    #: A CEL expression; only events for which it is true are delivered.
+    filter: str | None = None
+    ordering: Ordering = Ordering.KEY
+    #: Calls out at once, per process.
+    concurrency: int = 256
+    #: Of one attempt.
+    timeout_ms: float = 10_000.0
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    #: ALREADY_EXISTS means an earlier attempt was taken: ack.
+    idempotent: bool = False
+    #: Cells of the outcome table that this subscription changes: status name -> disposition.
+    statuses: Mapping[str, Disposition] = field(default_factory=dict)
+    intake: Intake = field(default_factory=Intake)
+    start: Start = field(default_factory=Start)
+    #: How long a revoke or a stop waits for the calls that are out.
+    drain_timeout_ms: float = 15_000.0
+    dead_letter_topic: str = ""
+    #: Consumer settings that this subscription adds to the file's `kafka:` mapping.
+    kafka: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    line: int = 0
+
+
+def position_id(subscription: str, position: Position) -> str:
+    """The delivery id: stable over every attempt, restart and owner of the partition."""
+    return f"{subscription}/{position.topic}/{position.partition}/{position.offset}"
