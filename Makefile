@@ -1,0 +1,145 @@
+# Everything one does with this repository. Each target sets up what it needs: Python 3.11 or newer and
+# make are enough. What is installed is pinned by hash in requirements/; what is installed already is
+# known by the content of those files, so a second run starts at once.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Two targets at once would install into one environment at once.
+.NOTPARALLEL:
+
+# The first interpreter that is new enough; `make PYTHON=/path/to/python3.12 …` chooses another.
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
+	if $$python -c '$(NEW_ENOUGH)' >/dev/null 2>&1; then command -v $$python; break; fi; done)
+
+BIN := .venv/bin
+UV := $(BIN)/uv
+# No build isolation, no sdist: nothing is downloaded that is not pinned.
+INSTALL := $(UV) pip install --quiet --require-hashes --no-deps --only-binary :all:
+
+# A stamp's name holds a checksum of what it stands for.
+sum = $(shell cat $(1) | cksum | cut -d ' ' -f 1)
+BOOTSTRAP := .venv/.bootstrap-$(call sum,requirements/bootstrap.txt)
+RUNTIME := .venv/.demo-$(call sum,requirements/demo.txt pyproject.toml)
+DEV := .venv/.dev-$(call sum,requirements/dev.txt pyproject.toml)
+PROTO := .venv-proto/.installed-$(call sum,requirements/proto.txt)
+LOWEST := .venv-lowest/.installed-$(call sum,requirements/lowest.txt)
+
+.PHONY: help demo bench test integration check static fmt fmt-check lint types imports proto proto-check lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(RUNTIME) ## Kafka, a publisher, Pelton and a service, live in this terminal (ARGS="--events 2000")
+	@$(BIN)/python examples/demo/run.py $(ARGS)
+
+bench: $(RUNTIME) ## speed, CPU, latency and memory on a real Kafka (ARGS=…)
+	@$(BIN)/python bench/run.py $(ARGS)
+
+test: $(DEV) $(PROTO) $(LOWEST) ## every test, real Kafka included (ARGS="-k ledger")
+	@$(BIN)/python -m pytest $(ARGS)
+
+integration: $(DEV) ## only the tests against a real Kafka and real sockets
+	@$(BIN)/python -m pytest tests/integration $(ARGS)
+
+check: static test ## all that CI runs
+
+static: fmt-check lint types imports proto-check ## all of check but the tests
+
+fmt: $(DEV) ## format the code, mend what ruff can mend safely, format the contracts
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+	@$(BIN)/buf format --write proto
+
+fmt-check: $(DEV)
+	@$(BIN)/ruff format --check .
+
+lint: $(DEV) ## ruff
+	@$(BIN)/ruff check .
+
+types: $(DEV) ## mypy --strict on src and tests, pyright on src
+	@$(BIN)/mypy
+	@$(BIN)/pyright
+
+imports: $(DEV) ## the import contracts: who may know whom
+	@$(BIN)/lint-imports
+
+proto: $(DEV) $(PROTO) ## regenerate src/pelton/v1 and proto/image.yaml after a change of the contracts
+	@$(BIN)/buf lint proto
+	@$(BIN)/buf breaking proto --against proto/image.yaml
+	@.venv-proto/bin/python proto/generate.py src
+	@$(BIN)/buf build proto --exclude-source-info --output proto/image.yaml
+
+proto-check: $(DEV) ## the contracts: lint, format, nothing broken since proto/image.yaml
+	@$(BIN)/buf lint proto
+	@$(BIN)/buf format --diff --exit-code proto
+	@$(BIN)/buf breaking proto --against proto/image.yaml
+
+# Pins already chosen stay, unless ARGS="--upgrade" or ARGS="--upgrade-package NAME" asks otherwise.
+COMPILE := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header
+lock: $(BOOTSTRAP) ## recompile the requirement files (ARGS="--upgrade")
+	@$(COMPILE) $(ARGS) requirements/bootstrap.in --output-file requirements/bootstrap.txt
+	@$(COMPILE) $(ARGS) pyproject.toml --extra local --group build --output-file requirements/demo.txt
+	@$(COMPILE) $(ARGS) pyproject.toml --extra local --group build --group dev \
+		--constraint requirements/demo.txt --output-file requirements/dev.txt
+	@$(COMPILE) $(ARGS) --group proto --output-file requirements/proto.txt
+	@$(COMPILE) $(ARGS) pyproject.toml --resolution lowest-direct --output-file requirements/lowest.txt
+
+clean: ## remove environments, caches and what the local Kafka left
+	@rm -rf .venv .venv-proto .venv-lowest .pelton build dist
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find src tests examples bench proto -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# --- the environments -------------------------------------------------------------------------------
+
+# An environment that exists is extended, never made anew: someone may be using it.
+$(BOOTSTRAP): | .venv/bin/python
+	@$(BIN)/python -c '$(NEW_ENOUGH)' || { \
+		echo "make: the Python in .venv is older than 3.11; run 'make clean' and try again" >&2; exit 1; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
+	@echo "setting up .venv"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+		--only-binary :all: -r requirements/bootstrap.txt
+	@touch $@
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { \
+		echo "make: Pelton needs Python 3.11 or newer, and none is on the PATH" >&2; \
+		echo "      install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c '$(NEW_ENOUGH)' || { \
+		echo "make: $(PYTHON) is not a Python 3.11 or newer" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "make: $(PYTHON) comes without venv and ensurepip" >&2; \
+		echo "      Debian and Ubuntu keep them in a package of their own: python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv
+
+# Pelton itself, editable, with the hatchling that is already there: no network.
+$(RUNTIME): $(BOOTSTRAP)
+	@$(INSTALL) --python .venv -r requirements/demo.txt
+	@$(UV) pip install --quiet --python .venv --no-deps --no-build-isolation --offline --editable .
+	@touch $@
+
+$(DEV): $(BOOTSTRAP)
+	@$(INSTALL) --python .venv -r requirements/dev.txt
+	@$(UV) pip install --quiet --python .venv --no-deps --no-build-isolation --offline --editable .
+	@touch $@
+
+# The oldest generator and the oldest libraries that are supported. Neither has wheels for a Python newer
+# than 3.13; there the tests that need them are skipped, and say so.
+HAS_OLD_WHEELS := import sys; sys.exit(sys.version_info >= (3, 14))
+
+$(PROTO): $(BOOTSTRAP)
+	$(call old_environment,.venv-proto,requirements/proto.txt)
+
+$(LOWEST): $(BOOTSTRAP)
+	$(call old_environment,.venv-lowest,requirements/lowest.txt)
+
+define old_environment
+	@if $(BIN)/python -c '$(HAS_OLD_WHEELS)'; then \
+		test -x $(1)/bin/python || $(UV) venv --quiet --python $(BIN)/python $(1); \
+		$(INSTALL) --python $(1) -r $(2) && touch $@; \
+	else \
+		echo "no $(1): its libraries have no wheels for this Python; some tests will be skipped"; \
+	fi
+endef
