@@ -79,9 +79,11 @@ class Delivery:
         "engine",
         "event",
         "first_attempted_ms",
+        "has_preset",
         "lane",
         "last_failed_ms",
         "last_failure",
+        "open_before_ms",
         "preset",
         "size_bytes",
         "started_ms",
@@ -109,7 +111,10 @@ class Delivery:
         self.started_ms = -1.0
         self.last_failed_ms = -1.0
         self.last_failure: Outcome | None = None
-        #: An outcome that is known without a call: filtered, or an event that cannot be decoded.
+        #: The breaker's open time when the first attempt started: it does not make the event older.
+        self.open_before_ms = 0.0
+        #: Its end is known without a call: None for filtered, else what is wrong with the event.
+        self.has_preset = False
         self.preset: Outcome | None = None
 
     @property

@@ -1,0 +1,261 @@
+"""The ack map: which offsets above the committed one are settled, as text that fits into a commit.
+
+A broker keeps at most 4 096 characters of metadata beside a committed offset and refuses longer ones, so
+the map has a budget (`TEXT_CHARS_MAX`), and the ledger sees to it, before a call starts, that what may
+settle will fit (`ledger.py`, reservation). This file only codes; it holds no state.
+
+The text, before base64:
+
+    version (1) · coding (1) · payload length (2, big-endian) · CRC-32 (4, big-endian) · payload
+
+The checksum covers version, coding, the committed offset and the payload: a map says nothing beside any
+other offset. The length stands in front, so bytes that trail behind the payload (seen through a client)
+do no harm. The payload codes the offsets from the committed one on, alternating: open, settled, open, …
+
+- run lengths: one varint a run, the first one open (its length may be 0), the last one settled
+- bitset: one bit an offset, least significant first, 1 is settled
+- bitset, deflated
+
+The smallest that fits is taken.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from enum import IntEnum
+
+__all__ = [
+    "BITSET_OFFSETS_MAX",
+    "EMPTY",
+    "PAYLOAD_BYTES_MAX",
+    "TEXT_CHARS_MAX",
+    "AckMap",
+    "AckMapError",
+    "Range",
+    "decode",
+    "encode",
+    "run_lengths_bytes",
+    "varint_bytes",
+]
+
+#: Settled offsets from the first (inclusive) to the second (exclusive).
+Range = tuple[int, int]
+
+#: Kafka's `offset.metadata.max.bytes` is 4 096 by default, and that very length is refused.
+TEXT_CHARS_MAX = 4_095
+
+_VERSION = 1
+_HEAD_BYTES = 8
+#: What base64 without padding can carry in `TEXT_CHARS_MAX`, less the head.
+PAYLOAD_BYTES_MAX = TEXT_CHARS_MAX * 3 // 4 - _HEAD_BYTES
+
+#: A window of at most this many offsets always fits, whatever is open in it.
+BITSET_OFFSETS_MAX = PAYLOAD_BYTES_MAX * 8
+
+#: The widest window a map may claim: an honest one is bounded by what run lengths can hold of 3 000 open
+#: events; a forged one must not make us allocate.
+_SPAN_MAX = 1 << 40
+_INFLATED_BYTES_MAX = 1 << 20
+#: The deflated bitset is not tried for wider windows: it would cost more time than it could save.
+_BITSET_TRIED_OFFSETS_MAX = 1 << 18
+
+
+class AckMapError(ValueError):
+    """The text is no map of this offset: foreign, forged, damaged, or of a later version."""
+
+
+class _Coding(IntEnum):
+    """How the payload is coded."""
+
+    #: Varints, one a run.
+    RUN_LENGTHS = 1
+    #: One bit an offset.
+    BITSET = 2
+    #: The same, deflated.
+    BITSET_DEFLATED = 3
+
+
+class AckMap:
+    """Settled offsets as ascending, disjoint, non-adjacent ranges."""
+
+    __slots__ = ("_starts", "ranges")
+
+    def __init__(self, ranges: Sequence[Range]) -> None:
+        self.ranges = tuple(ranges)
+        self._starts = [start for start, _ in self.ranges]
+
+    @property
+    def end(self) -> int:
+        """One past the highest settled offset; 0 for the empty map."""
+        return self.ranges[-1][1] if self.ranges else 0
+
+    def __contains__(self, offset: int) -> bool:
+        at = bisect_right(self._starts, offset) - 1
+        return at >= 0 and offset < self.ranges[at][1]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AckMap) and self.ranges == other.ranges
+
+    def __hash__(self) -> int:
+        return hash(self.ranges)
+
+    def __repr__(self) -> str:
+        return f"AckMap({list(self.ranges)})"
+
+
+EMPTY = AckMap(())
+
+
+def encode(base: int, ranges: Sequence[Range]) -> str:
+    """The map of `ranges`, all at or above the committed offset `base`; the empty text for none.
+
+    Raises AssertionError if nothing fits: whoever let that much start has broken its reservation, and a
+    map that is cut would be a promise broken silently.
+    """
+    if not ranges:
+        return ""
+    assert ranges[0][0] >= base
+    coding, payload = _Coding.RUN_LENGTHS, _to_run_lengths(base, ranges)
+    span = ranges[-1][1] - base
+    if span <= _BITSET_TRIED_OFFSETS_MAX:
+        bitset = _to_bitset(base, ranges)
+        if len(bitset) < len(payload):
+            coding, payload = _Coding.BITSET, bitset
+        # Small payloads do not deflate; trying costs more than the bytes are worth.
+        if len(payload) > 64:
+            deflated = zlib.compress(bitset, 6)
+            if len(deflated) < len(payload):
+                coding, payload = _Coding.BITSET_DEFLATED, deflated
+    assert len(payload) <= PAYLOAD_BYTES_MAX, f"ack map of {len(payload)} bytes: reservation broken"
+    head = bytes((_VERSION, coding)) + len(payload).to_bytes(2, "big")
+    checksum = _checksum(coding, base, payload).to_bytes(4, "big")
+    return base64.b64encode(head + checksum + payload).rstrip(b"=").decode("ascii")
+
+
+def decode(base: int, text: str) -> AckMap:
+    """The map that was committed beside `base`. Raises `AckMapError` for anything else, whatever it is."""
+    if not text:
+        return EMPTY
+    head_chars = 11  # what 8 bytes need; the rest of the 11th character belongs to the payload
+    try:
+        head = base64.b64decode(text[:head_chars] + "=", validate=True)
+        payload_bytes = int.from_bytes(head[2:4], "big")
+        total_bytes = _HEAD_BYTES + payload_bytes
+        chars = -(-total_bytes * 4 // 3)
+        if len(text) < chars:
+            raise AckMapError(f"cut short: {len(text)} of {chars} characters")
+        raw = base64.b64decode(text[:chars] + "=" * (-chars % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        if isinstance(error, AckMapError):
+            raise
+        raise AckMapError(f"not base64: {error}") from None
+    if raw[0] != _VERSION:
+        raise AckMapError(f"version {raw[0]}, this side knows {_VERSION}")
+    payload = raw[_HEAD_BYTES:total_bytes]
+    if int.from_bytes(raw[4:8], "big") != _checksum(raw[1], base, payload):
+        raise AckMapError("checksum does not match: damaged, or committed beside another offset")
+    try:
+        coding = _Coding(raw[1])
+    except ValueError:
+        raise AckMapError(f"unknown coding {raw[1]}") from None
+    if coding is _Coding.RUN_LENGTHS:
+        return AckMap(_of_run_lengths(base, payload))
+    if coding is _Coding.BITSET_DEFLATED:
+        payload = _inflate(payload)
+    return AckMap(_of_bitset(base, payload))
+
+
+def varint_bytes(number: int) -> int:
+    """How many bytes the varint of `number` takes."""
+    return max(1, -(-number.bit_length() // 7))
+
+
+def run_lengths_bytes(base: int, ranges: Sequence[Range]) -> int:
+    """What `ranges` take as run lengths, without coding them."""
+    total, at = 0, base
+    for start, end in ranges:
+        total += varint_bytes(start - at) + varint_bytes(end - start)
+        at = end
+    return total
+
+
+def _checksum(coding: int, base: int, payload: bytes) -> int:
+    return zlib.crc32(payload, zlib.crc32(bytes((_VERSION, coding)) + base.to_bytes(8, "big")))
+
+
+def _to_run_lengths(base: int, ranges: Sequence[Range]) -> bytes:
+    out = bytearray()
+    at = base
+    for start, end in ranges:
+        for number in (start - at, end - start):
+            while number > 0x7F:
+                out.append(number & 0x7F | 0x80)
+                number >>= 7
+            out.append(number)
+        at = end
+    return bytes(out)
+
+
+def _of_run_lengths(base: int, payload: bytes) -> list[Range]:
+    ranges: list[Range] = []
+    at, number, shift, settled = base, 0, 0, False
+    for byte in payload:
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte & 0x80:
+            if shift > 42:
+                raise AckMapError("a run is longer than any window")
+            continue
+        end = at + number
+        if end - base > _SPAN_MAX:
+            raise AckMapError("the window is wider than any map's")
+        if settled:
+            if number == 0:
+                raise AckMapError("an empty run of settled offsets")
+            ranges.append((at, end))
+        elif number == 0 and ranges:
+            raise AckMapError("an empty run of open offsets")
+        at, number, shift, settled = end, 0, 0, not settled
+    if shift or settled or not ranges:
+        raise AckMapError("the runs end in the middle")
+    return ranges
+
+
+def _to_bitset(base: int, ranges: Sequence[Range]) -> bytes:
+    # One big number: a range is a block of ones, and Python sets it in C.
+    bits = 0
+    for start, end in ranges:
+        bits |= ((1 << (end - start)) - 1) << (start - base)
+    return bits.to_bytes(-(-bits.bit_length() // 8), "little")
+
+
+def _of_bitset(base: int, payload: bytes) -> list[Range]:
+    ranges: list[Range] = []
+    bits = int.from_bytes(payload, "little")
+    at = base
+    while bits:
+        opened = (bits & -bits).bit_length() - 1
+        bits >>= opened
+        settled = (~bits & (bits + 1)).bit_length() - 1
+        bits >>= settled
+        at += opened
+        ranges.append((at, at + settled))
+        at += settled
+    if not ranges:
+        raise AckMapError("no offset is settled")
+    return ranges
+
+
+def _inflate(payload: bytes) -> bytes:
+    inflater = zlib.decompressobj()
+    try:
+        bitset = inflater.decompress(payload, _INFLATED_BYTES_MAX)
+    except zlib.error as error:
+        raise AckMapError(f"not deflated: {error}") from None
+    if not inflater.eof or inflater.unused_data:
+        raise AckMapError("inflates to more than any map")
+    return bitset

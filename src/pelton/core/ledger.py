@@ -1,0 +1,151 @@
+"""The ledger of one partition: which offsets are open, and what may therefore be committed.
+
+Rule 1: an offset is passed only when its event is settled; nothing else in Pelton computes a commit.
+Rule 2: only offsets that were polled are tracked. What compaction, transactions and retention left out
+between two of them never comes, so it costs nothing and counts as whatever is shorter to say.
+
+The open offsets are few (the limits bound them), the settled ones are many, so the open ones are kept:
+ascending, with the ordinal at which each was polled. Two open offsets with neighbouring ordinals have
+nothing settled between them.
+
+Reservation. The committed map has a budget of bytes (`ackmap.PAYLOAD_BYTES_MAX`). A call that settles in
+the middle of an open run splits it, which may cost two more runs. So that worst case is reserved before a
+call starts, and a call that cannot reserve does not start. The lowest open offset needs no reservation:
+its end only shrinks the map. So there is no deadlock, only a stall behind a head that waits.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+from pelton.core import ackmap
+from pelton.core.ackmap import AckMap, Range
+
+__all__ = ["Ledger"]
+
+
+class Ledger:
+    """Open offsets of one partition, from the committed offset `start` on.
+
+    `carried` is the map read back beside `start`: offsets in it were settled before, by whoever owned the
+    partition. It is kept, and committed again, until everything it speaks of was polled again.
+    """
+
+    __slots__ = (
+        "_carried",
+        "_carried_end",
+        "_measured_bytes",
+        "_next_ordinal",
+        "_open",
+        "_ordinals",
+        "_reserved",
+        "_settled_since_measured",
+        "_top",
+        "next_offset",
+    )
+
+    def __init__(self, start: int, carried: AckMap = ackmap.EMPTY) -> None:
+        #: One past the highest offset polled; where nothing is open, this is committed.
+        self.next_offset = start
+        #: One past the highest offset that is settled or may settle: as far as the map can reach.
+        self._top = max(start, carried.end)
+        self._open: list[int] = []
+        self._ordinals: list[int] = []
+        self._next_ordinal = 0
+        self._carried = carried
+        self._carried_end = carried.end
+        self._reserved = 0
+        self._measured_bytes = -1
+        self._settled_since_measured = 0
+
+    def __len__(self) -> int:
+        """How many offsets are open."""
+        return len(self._open)
+
+    @property
+    def committed(self) -> int:
+        """The next offset to read after a restart: the lowest open one, or the next one of all."""
+        return self._open[0] if self._open else self.next_offset
+
+    def admit(self, offset: int) -> bool:
+        """An event was polled. False if the map that was read back says it is settled already."""
+        assert offset >= self.next_offset, f"offset {offset} came after {self.next_offset - 1}"
+        self.next_offset = offset + 1
+        ordinal = self._next_ordinal
+        self._next_ordinal = ordinal + 1
+        if offset < self._carried_end and offset in self._carried:
+            return False
+        self._open.append(offset)
+        self._ordinals.append(ordinal)
+        return True
+
+    def settle(self, offset: int) -> None:
+        """The event at `offset` has reached its end, durably."""
+        at = bisect_left(self._open, offset)
+        assert at < len(self._open) and self._open[at] == offset, f"offset {offset} is not open"
+        del self._open[at]
+        del self._ordinals[at]
+        self._settled_since_measured += 1
+
+    def reserve(self, offset: int) -> bool:
+        """Make sure that the map still fits if `offset` settles; False means: do not start it now.
+
+        Every reservation is given back by `unreserve` when the attempt has ended, after `settle` if it
+        settled.
+        """
+        base = self._open[0]
+        top = max(self._top, offset + 1)
+        if offset != base:
+            span = top - base
+            if span > ackmap.BITSET_OFFSETS_MAX and not self._run_lengths_fit(span):
+                return False
+        self._top = top
+        self._reserved += 1
+        return True
+
+    def unreserve(self) -> None:
+        self._reserved -= 1
+        assert self._reserved >= 0
+
+    def settled_ranges(self) -> list[Range]:
+        """The settled offsets above the committed one: what the map must say."""
+        ranges: list[Range] = []
+        if self._open:
+            at, last_ordinal = self._open[0], self._ordinals[0] - 1
+            for offset, ordinal in zip(self._open, self._ordinals, strict=True):
+                if ordinal != last_ordinal + 1:
+                    ranges.append((at, offset))
+                at, last_ordinal = offset + 1, ordinal
+            if last_ordinal + 1 != self._next_ordinal:
+                ranges.append((at, self.next_offset))
+        if self._carried_end > self.next_offset:
+            for start, end in self._carried.ranges:
+                if end <= self.next_offset:
+                    continue
+                start = max(start, self.next_offset)
+                if ranges and ranges[-1][1] == start:
+                    ranges[-1] = (ranges[-1][0], end)
+                else:
+                    ranges.append((start, end))
+        return ranges
+
+    def metadata(self) -> str:
+        """The ack map to commit beside `committed`."""
+        if not self._open and self._carried_end <= self.next_offset:
+            return ""
+        return ackmap.encode(self.committed, self.settled_ranges())
+
+    def _run_lengths_fit(self, span: int) -> bool:
+        """Whether run lengths hold what is settled now and all that is reserved, and one more."""
+        # A split replaces one open run by two and a settled run of one; an end beyond the last settled
+        # run adds an open run and a settled one. Either way at most one byte and one long varint more.
+        cost_bytes = 1 + ackmap.varint_bytes(span)
+        if self._measured_bytes >= 0:
+            pending = self._reserved + self._settled_since_measured + 1
+            if self._measured_bytes + pending * cost_bytes <= ackmap.PAYLOAD_BYTES_MAX:
+                return True
+            if self._settled_since_measured == 0:
+                return False
+        self._measured_bytes = ackmap.run_lengths_bytes(self.committed, self.settled_ranges())
+        self._settled_since_measured = 0
+        return self._measured_bytes + (self._reserved + 1) * cost_bytes <= ackmap.PAYLOAD_BYTES_MAX
