@@ -1,0 +1,71 @@
+"""What every test may use: tools that a machine may lack, and lines for the end of the run.
+
+Skips are loud: a test that needs a program the machine lacks (`@pytest.mark.needs_tool("go")`, or the fixture
+`tool`) is skipped, and the run ends with how many tests each missing program cost. Nothing of one room
+belongs here; a room's fixtures live in its own folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from hypothesis import settings
+
+__all__: list[str] = []
+
+MISSING = "missing tool: "
+NOTES: pytest.StashKey[list[str]] = pytest.StashKey()
+
+# Two shared cores make single examples slow now and then; that is no finding. In CI Hypothesis chooses its
+# own profile: no deadline either, and the same examples every time.
+settings.register_profile("pelton", deadline=None, print_blob=True)
+if "CI" not in os.environ:
+    settings.load_profile("pelton")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[NOTES] = []
+
+
+def find(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(MISSING + name)
+    return path
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("needs_tool"):
+        for name in mark.args:
+            find(name)
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[[str], str]:
+    """Gives the path of a program by its name, or skips the test, aloud."""
+    return find
+
+
+@pytest.fixture
+def note(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Adds a line to the end of the run: for what is reported and not judged."""
+    return request.config.stash[NOTES].append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    missing: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        # A skip's report carries (file, line, reason); pytest puts "Skipped: " before the reason.
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        _, found, name = reason.partition(MISSING)
+        if found:
+            missing[name] += 1
+    for name, count in sorted(missing.items()):
+        plural = "test" if count == 1 else "tests"
+        terminalreporter.write_line(f"skipped for a missing tool: {name}: {count} {plural}", yellow=True)
+    for line in config.stash[NOTES]:
+        terminalreporter.write_line(line)
