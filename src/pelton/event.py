@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Mapping, NamedTuple
+from typing import Mapping, NamedTuple, TypeVar, dataclass_transform
 
 __all__ = ["Attributes", "Event", "Headers", "Partition", "Position"]
+
+_T = TypeVar("_T")
 
 #: Record headers in their order; a name may repeat, and a header may have no value at all.
 Headers = tuple[tuple[str, bytes | None], ...]
@@ -34,10 +36,10 @@ class Position(NamedTuple):
 
 # Frozen for the type checkers only: the check at run time costs more than all the rest of making an
 # event, and one is made per record.
-if TYPE_CHECKING:
-    _value = dataclass(frozen=True, slots=True)
-else:
-    _value = dataclass(slots=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def _value(cls: type[_T]) -> type[_T]:
+    return dataclass(slots=True)(cls)
+
 
 _NO_EXTENSIONS: Mapping[str, str] = {}
 
