@@ -1,0 +1,175 @@
+"""Kafka record to event, and event to the record of its dead letter.
+
+`event_of` runs once for every record that is consumed: it is the hottest Python of the Kafka edge, and
+calls each method of the client's record once. It never raises: what cannot be decoded becomes an event
+with a flaw, and is dead-lettered with its own bytes. Nothing here talks to a broker.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+from pelton.core.actions import DeadLetter
+from pelton.event import Attributes, Event, Headers
+from pelton.kafka.cloudevents import (
+    CONTENT_TYPE,
+    STRUCTURED_PREFIX,
+    NotACloudEvent,
+    binary_attributes,
+    structured_event,
+)
+from pelton.subscription import position_id
+
+__all__ = ["REASON_BYTES_MAX", "Outgoing", "Record", "RecordStatistics", "dead_letter_of", "event_of"]
+
+#: Reserved: we write these headers on our own topics, and trust them nowhere else.
+_RESERVED_PREFIX: Final = "pelton-"
+#: A reason is for people; a whole stack trace would make the dead letter larger than the topic allows.
+REASON_BYTES_MAX: Final = 1024
+#: The client's timestamp type for "this record has none".
+_NO_TIMESTAMP: Final = 0
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+
+
+class Record(Protocol):
+    """What is read of the client's message. One that reports an error is no record: sort it out before."""
+
+    def topic(self) -> str: ...
+    def partition(self) -> int: ...
+    def offset(self) -> int: ...
+    def key(self) -> bytes | None: ...
+    def value(self) -> bytes | None: ...
+    def timestamp(self) -> tuple[int, int]: ...
+    def headers(self) -> list[tuple[str, bytes | None]] | None: ...
+
+
+@dataclass(slots=True)
+class RecordStatistics:
+    """Counted by the one thread that decodes; others may read."""
+
+    #: Events whose time was not a time, and was left out.
+    times_ignored: int = 0
+    #: Events that cannot be delivered as what they claim to be.
+    flawed: int = 0
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """A record to be written. None and empty differ in key, value and header values."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    #: Milliseconds since the epoch; None means the moment it is written.
+    timestamp_ms: int | None = None
+    #: None means by key (murmur2, as Java's clients do), or any where there is no key.
+    partition: int | None = None
+
+
+def event_of(record: Record, statistics: RecordStatistics, own_topics: Container[str] = ()) -> Event:
+    """The event that `record` holds. Reserved headers survive from `own_topics` only."""
+    kind, published_ms = record.timestamp()
+    if kind == _NO_TIMESTAMP:
+        published_ms = -1
+    topic, value = record.topic(), record.value()
+    flaw: str | None = None
+    try:
+        headers = record.headers()
+    except UnicodeDecodeError:
+        headers = None
+        flaw = "not deliverable: a header's name is not UTF-8"
+        statistics.flawed += 1
+    if not headers:
+        partition, offset, key = record.partition(), record.offset(), record.key()
+        return Event(topic, partition, offset, key, value, value, (), published_ms, None, flaw)
+    if topic not in own_topics:
+        headers = [header for header in headers if not header[0].lower().startswith(_RESERVED_PREFIX)]
+    kept = tuple(headers)
+    attributes, data, flaw = _decode(kept, value, statistics)
+    partition, offset, key = record.partition(), record.offset(), record.key()
+    return Event(topic, partition, offset, key, data, value, kept, published_ms, attributes, flaw)
+
+
+def _decode(
+    headers: Headers, value: bytes | None, statistics: RecordStatistics
+) -> tuple[Attributes | None, bytes | None, str | None]:
+    """Attributes, data and flaw, by what the headers claim the record to be."""
+    claims_binary = False
+    content_type = b""
+    for name, text in headers:
+        if name == "ce_specversion":
+            claims_binary = True
+        elif text and len(name) == len(CONTENT_TYPE) and name.lower() == CONTENT_TYPE:
+            content_type = text
+    media_type = content_type.partition(b";")[0].strip().lower()
+    data = value
+    try:
+        # A tombstone has nothing to decode, whatever its content type says.
+        if value is not None and media_type.startswith(STRUCTURED_PREFIX):
+            attributes, data, bad_time = structured_event(value, media_type)
+        elif claims_binary:
+            attributes, bad_time = binary_attributes(headers)
+        else:
+            return None, value, None
+    except NotACloudEvent as error:
+        statistics.flawed += 1
+        return None, value, str(error)
+    statistics.times_ignored += bad_time
+    return attributes, data, None
+
+
+def dead_letter_of(
+    dead_letter: DeadLetter,
+    topic: str,
+    *,
+    subscription: str,
+    first_attempted_wall_ms: float | None,
+    failed_wall_ms: float,
+) -> Outgoing:
+    """The record for the dead-letter topic: the source's bytes and partition, and why it is there.
+
+    `first_attempted_wall_ms` is None for an event that was never attempted; its one failure is then the
+    first as well.
+    """
+    delivery, outcome = dead_letter.delivery, dead_letter.outcome
+    event = delivery.event
+    first_ms = failed_wall_ms if first_attempted_wall_ms is None else first_attempted_wall_ms
+    about = (
+        ("origin-topic", event.topic),
+        ("origin-partition", str(event.partition)),
+        ("origin-offset", str(event.offset)),
+        ("origin-timestamp", str(event.published_ms)),
+        ("subscription", subscription),
+        ("delivery-id", position_id(subscription, event.position)),
+        ("attempts", str(delivery.attempt)),
+        ("first-failed-at", _rfc3339(first_ms)),
+        ("last-failed-at", _rfc3339(failed_wall_ms)),
+        ("status", outcome.status.name),
+        ("reason", _reason(outcome.message)),
+    )
+    own = [header for header in event.record_headers if not header[0].lower().startswith(_RESERVED_PREFIX)]
+    return Outgoing(
+        topic=topic,
+        key=event.key,
+        value=event.record_value,
+        headers=(*own, *((_RESERVED_PREFIX + name, text.encode()) for name, text in about)),
+        timestamp_ms=event.published_ms if event.published_ms >= 0 else None,
+        partition=event.partition,
+    )
+
+
+def _rfc3339(wall_ms: float) -> str:
+    moment = datetime.fromtimestamp(wall_ms / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _reason(message: str) -> str:
+    """`message` for people: one line of valid UTF-8, without what moves a terminal's cursor or text."""
+    # Cut before the search, so that a message of megabytes costs no more than one that fits.
+    line = _CONTROL_CHARACTERS.sub(" ", message[: 2 * REASON_BYTES_MAX]).strip()
+    return line.encode("utf-8", "replace")[:REASON_BYTES_MAX].decode("utf-8", "ignore")
