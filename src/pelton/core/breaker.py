@@ -101,6 +101,8 @@ class Breaker:
         assert not self.closed
         assert self._probe is None
         self._probe = call
+        # No other probe before this one has ended.
+        self.next_probe_ms = float("inf")
 
     def good(self, calls: int, newest_start_ms: float, now_ms: float, probe: object | None = None) -> None:
         """The target answered `calls` calls; the one that started last did at `newest_start_ms`.

@@ -336,7 +336,8 @@ class Engine:
         deadline_ms = min(self._commit_due_ms, self._produce_again_ms)
         if self._waiting:
             deadline_ms = min(deadline_ms, self._waiting[0][0])
-        if self._ready and not self.draining and not self.breaker.closed:
+        may_start = self.hungry and not self._unwritten and self._stalled_since_ms < 0 and self.limits.slots.free
+        if may_start and not self.breaker.closed:
             deadline_ms = min(deadline_ms, self.breaker.next_probe_ms)
         return deadline_ms
 
@@ -496,7 +497,7 @@ class Engine:
         # Judged before the breaker hears of it: what matters is what *other* calls did meanwhile.
         well_in_between = 0 <= delivery.last_failed_ms < breaker.newest_good_start_ms
         well_lately = breaker.well_lately(now_ms)
-        if outcome.cancelled:
+        if outcome.cancelled or outcome.local:
             breaker.abandoned(delivery, now_ms)
         elif disposition is Disposition.UNWELL:
             breaker.unwell(delivery, now_ms)
@@ -627,7 +628,7 @@ class Engine:
         return None
 
     def _can_probe(self) -> bool:
-        """There is an event to probe the target with by the time a probe is due.
+        """There is an event to probe the target with, or there will be by the time a probe is due.
 
         Without one, intake must go on although the breaker is open, or it would stay open for ever.
         """

@@ -66,6 +66,8 @@ class Outcome:
     cancelled: bool = False
     #: The transport knows better than the table: an oversized or illegal request, a failed TLS handshake.
     disposition: Disposition | None = None
+    #: Decided on this side before anything was sent: it says nothing of the target's health.
+    local: bool = False
 
 
 #: The one outcome of almost every call, shared.

@@ -1,0 +1,1 @@
+"""The running server: the data path, and the services around it."""

@@ -1,0 +1,151 @@
+"""What the server says of itself: one structured line for each thing a person would want to know.
+
+Never one a delivery that went well, and nothing of an event but where it stands: keys, values and headers
+stay out of the log. What the target said is cut and sanitised.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from pelton.core.breaker import Health
+from pelton.core.delivery import Delivery
+from pelton.core.outcome import Outcome
+from pelton.event import Partition
+from pelton.kafka.consumer import Assigned
+
+__all__ = ["PumpLog", "configure", "logger"]
+
+#: What is shown of a target's own words.
+_REASON_CHARS_MAX = 256
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+
+
+def configure(*, json: bool, level: str) -> None:
+    """Send structlog and stdlib logging to standard error, one line each: JSON, or text for people."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    renderer: Any = (
+        structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    shared: list[Any] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            foreign_pre_chain=shared,
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(number)
+
+
+def logger() -> Any:
+    return structlog.stdlib.get_logger("pelton")
+
+
+def sanitised(reason: str) -> str:
+    """A target's words on one line, cut."""
+    line = _CONTROL.sub(" ", reason).strip()
+    return line if len(line) <= _REASON_CHARS_MAX else line[: _REASON_CHARS_MAX - 1] + "…"
+
+
+class PumpLog:
+    """The lines of one subscription."""
+
+    def __init__(self, subscription: str) -> None:
+        self._log = logger().bind(subscription=subscription)
+        self._debug = logging.getLogger("pelton").isEnabledFor(logging.DEBUG)
+
+    def assigned(self, assigned: Assigned) -> None:
+        self._log.info(
+            "assigned",
+            topic=assigned.partition.topic,
+            partition=assigned.partition.partition,
+            first_offset=assigned.offset,
+            generation=assigned.generation,
+        )
+
+    def map_refused(self, partition: Partition, reason: str) -> None:
+        self._log.warning("ack map refused: settled events may repeat", **_of(partition), reason=reason)
+
+    def revoked(self, partitions: Sequence[Partition]) -> None:
+        self._log.info("revoked", partitions=[f"{topic}/{number}" for topic, number in partitions])
+
+    def lost(self, partitions: Sequence[Partition]) -> None:
+        self._log.warning(
+            "assignment lost: what is out is refused", partitions=[f"{topic}/{number}" for topic, number in partitions]
+        )
+
+    def drain_cut(self, partition: Partition, calls: int) -> None:
+        self._log.warning("drain timed out: calls cut, they are made again by the next owner", **_of(partition), calls=calls)
+
+    def commit_failed(self, offsets: Mapping[Partition, int], error: str) -> None:
+        self._log.warning("commit failed, tried again", partitions=len(offsets), error=error)
+
+    def offsets_lost(self, partition: Partition, wanted: int, got: int) -> None:
+        self._log.error(
+            "events were lost to retention before they were read",
+            **_of(partition),
+            committed=wanted,
+            first_offset=got,
+            events=got - wanted,
+        )
+
+    def health_changed(self, before: Health, after: Health) -> None:
+        match after:
+            case Health.WELL:
+                self._log.info("target is well again", before=before.value)
+            case Health.UNWELL:
+                self._log.warning("target is unwell: intake paused, probing", before=before.value)
+            case Health.MISWIRED:
+                self._log.error(
+                    "target refuses every call: check method, credentials and certificates; intake paused, probing",
+                    before=before.value,
+                )
+
+    def attempt_failed(self, delivery: Delivery, outcome: Outcome) -> None:
+        if self._debug:
+            self._log.debug("attempt failed", **_of_delivery(delivery, outcome))
+
+    def dead_lettered(self, delivery: Delivery, outcome: Outcome) -> None:
+        self._log.warning("dead-lettered", **_of_delivery(delivery, outcome))
+
+    def dead_letter_refused(self, delivery: Delivery, error: str) -> None:
+        self._log.error(
+            "dead letter not written: the partition waits until it is",
+            delivery_id=delivery.delivery_id,
+            error=error,
+        )
+
+
+def _of(partition: Partition) -> dict[str, Any]:
+    return {"topic": partition.topic, "partition": partition.partition}
+
+
+def _of_delivery(delivery: Delivery, outcome: Outcome) -> dict[str, Any]:
+    event = delivery.event
+    return {
+        "topic": event.topic,
+        "partition": event.partition,
+        "offset": event.offset,
+        "delivery_id": delivery.delivery_id,
+        "attempt": delivery.attempt,
+        "status": outcome.status.name,
+        "reason": sanitised(outcome.message),
+    }

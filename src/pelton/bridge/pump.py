@@ -1,0 +1,453 @@
+"""THE DATA PATH: events in from Kafka, calls out to the target, results back, commits after.
+
+Read it top to bottom: what comes in (events, results, assignments, time) is fed to the engines of the
+partitions concerned, and then `_turn` takes what they ask for and performs it, in batches: one submit to
+the transport, one to the dead-letter sink, one command of each kind to the consumer. Results come back
+through the same door. One timer wakes it for everything that waits.
+
+Nothing here decides: what an outcome means, what may start and what may be committed is the engine's.
+Nothing here blocks, and everything runs on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from pelton.bridge.logs import PumpLog
+from pelton.core.actions import Commit, DeadLetter, Flow
+from pelton.core.breaker import Breaker, Health
+from pelton.core.delivery import Delivery
+from pelton.core.engine import Engine
+from pelton.core.limits import Limits
+from pelton.core.outcome import ACKED, Outcome, Status
+from pelton.core.retry import Jitter
+from pelton.core.tally import Tally
+from pelton.errors import BrokerError, RequestError
+from pelton.event import Event, Partition
+from pelton.kafka.consumer import Assigned
+from pelton.rpc.transport import Call, Metadata, OnResults, Transport
+from pelton.subscription import Disposition, Subscription
+
+__all__ = ["DeadLetterSink", "Pump", "Requests", "Source"]
+
+#: How soon a paused partition notices that other subscriptions have left room in the process's bounds.
+_PAUSED_CHECK_MS = 100.0
+
+
+class Source(Protocol):
+    """What the pump asks of the consumer; `pelton.kafka.consumer` and the fakes implement it."""
+
+    def pause(self, partitions: Collection[Partition]) -> None: ...
+    def resume(self, partitions: Collection[Partition]) -> None: ...
+    def commit(self, commits: Mapping[Partition, Commit]) -> None: ...
+    def release(self, partitions: Collection[Partition]) -> None:
+        """The partitions of a revoke are drained; the commits asked for before this go out first."""
+        ...
+
+
+class DeadLetterSink(Protocol):
+    """Takes dead letters; each comes back once through `Pump.on_produced`."""
+
+    def submit(self, dead_letters: Sequence[DeadLetter]) -> None: ...
+
+
+class Requests(Protocol):
+    """Makes what is sent. Both raise `RequestError` where an event does not fit."""
+
+    def accepts(self, event: Event) -> bool: ...
+    def build(self, delivery: Delivery) -> tuple[bytes, Metadata]: ...
+
+
+class Pump:
+    """One subscription's data path in this process. Loop thread only."""
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        limits: Limits,
+        tally: Tally,
+        jitter: Jitter,
+        requests: Requests,
+        open_transport: Callable[[OnResults], Transport],
+        open_sink: Callable[[Pump], DeadLetterSink],
+        open_source: Callable[[Pump], Source],
+        on_failed: Callable[[BrokerError], None],
+        log: PumpLog,
+    ) -> None:
+        self.subscription = subscription
+        self.breaker = Breaker()
+        self.tally = tally
+        self.offsets_lost = 0
+        self._limits = limits
+        self._loop = loop
+        self._jitter = jitter
+        self._requests = requests
+        self._has_filter = subscription.filter is not None
+        self._on_failed = on_failed
+        self._log = log
+        self._health = Health.WELL
+        self._engines: dict[Partition, Engine] = {}
+        #: Closed engines whose calls are still out.
+        self._left_behind: dict[Partition, list[Engine]] = {}
+        #: Engines that a revoke or a stop waits for, and when it stops waiting.
+        self._draining: dict[Partition, float] = {}
+        #: Engines that may have something to say, in the order in which they get their turn.
+        self._dirty: dict[Engine, None] = {}
+        self._paused: dict[Engine, None] = {}
+        self._all_drained: asyncio.Event | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ms = float("inf")
+        self.transport = open_transport(self.on_results)
+        self._sink = open_sink(self)
+        self._source = open_source(self)
+
+    # -- From Kafka ------------------------------------------------------------------------------------
+
+    def on_events(self, batch: Sequence[tuple[Partition, list[Event]]]) -> None:
+        """Events were fetched. Those of a partition that is not ours any more are not ours to count."""
+        now_ms = self._now_ms()
+        for partition, events in batch:
+            engine = self._engines.get(partition)
+            if engine is None or engine.draining:
+                continue
+            engine.on_events(events, now_ms, self._intended(events))
+            self._dirty[engine] = None
+        self._turn(now_ms)
+
+    def on_assigned(self, assigned: Sequence[Assigned]) -> None:
+        """Partitions are ours from here on, beginning at what was committed for them."""
+        if self._all_drained is not None:
+            # We are stopping and will leave the group: whoever owns them next reads them.
+            return
+        now_ms = self._now_ms()
+        for one in assigned:
+            assert one.partition not in self._engines, f"{one.partition} was assigned twice"
+            engine = Engine(
+                self.subscription,
+                one.partition,
+                generation=one.generation,
+                committed=one.offset,
+                metadata=one.metadata,
+                log_end=one.log_end,
+                limits=self._limits,
+                breaker=self.breaker,
+                tally=self.tally,
+                jitter=self._jitter,
+                now_ms=now_ms,
+                blocked_keys=self._keys_left_behind(one.partition),
+            )
+            self._engines[one.partition] = engine
+            self._dirty[engine] = None
+            self._log.assigned(one)
+            if engine.map_refused is not None:
+                self._log.map_refused(one.partition, engine.map_refused)
+        self._turn(now_ms)
+
+    def on_revoked(self, partitions: Sequence[Partition]) -> None:
+        """Partitions are to be given up: finish what is out, commit, and let go."""
+        now_ms = self._now_ms()
+        self._log.revoked(partitions)
+        self._drain([partition for partition in partitions if partition in self._engines], now_ms)
+        unknown = [partition for partition in partitions if partition not in self._engines]
+        if unknown:
+            self._source.release(unknown)
+        self._turn(now_ms)
+
+    def on_lost(self, partitions: Sequence[Partition]) -> None:
+        """Partitions are somebody else's already: nothing of theirs may be committed."""
+        self._log.lost(partitions)
+        for partition in partitions:
+            engine = self._engines.get(partition)
+            if engine is not None:
+                self._close(engine)
+        self._turn(self._now_ms())
+
+    def on_committed(self, offsets: Mapping[Partition, int], error: str | None) -> None:
+        if error is None:
+            return
+        self._log.commit_failed(offsets, error)
+        now_ms = self._now_ms()
+        for partition in offsets:
+            engine = self._engines.get(partition)
+            if engine is not None:
+                engine.on_commit_failed(now_ms)
+                self._dirty[engine] = None
+        self._turn(now_ms)
+
+    def on_offsets_lost(self, partition: Partition, wanted: int, got: int) -> None:
+        """Retention took events before they were read. Loud and counted; there is nothing left to deliver."""
+        self.offsets_lost += got - wanted
+        self._log.offsets_lost(partition, wanted, got)
+
+    def on_failed(self, error: BrokerError) -> None:
+        self._on_failed(error)
+
+    # -- Results ---------------------------------------------------------------------------------------
+
+    def on_results(self, results: list[tuple[Delivery, Outcome]]) -> None:
+        """Attempts have ended."""
+        now_ms = self._now_ms()
+        self._feed(results, now_ms)
+        self._turn(now_ms)
+
+    def on_produced(self, results: Sequence[tuple[DeadLetter, str | None]]) -> None:
+        """Dead letters were acknowledged by the broker, or not taken, and why."""
+        now_ms = self._now_ms()
+        for dead_letter, error in results:
+            delivery = dead_letter.delivery
+            engine = delivery.engine
+            if error is None:
+                self._log.dead_lettered(delivery, dead_letter.outcome)
+            else:
+                self._log.dead_letter_refused(delivery, error)
+            engine.on_produced([(delivery, error)], now_ms)
+            if not engine.closed:
+                self._dirty[engine] = None
+        self._turn(now_ms)
+
+    # -- The turn --------------------------------------------------------------------------------------
+
+    def _turn(self, now_ms: float) -> None:
+        """Perform what the engines ask for, until they ask for nothing more that could be done now."""
+        while True:
+            if self.breaker.health is not self._health:
+                self._log.health_changed(self._health, self.breaker.health)
+                self._health = self.breaker.health
+                self._dirty.update(dict.fromkeys(self._engines.values()))
+            refused = self._perform(now_ms)
+            if refused:
+                # Requests that could not be built are outcomes like any other, only quicker.
+                self._feed(refused, now_ms)
+            elif not (self._dirty and self._limits.slots.free and self.breaker.closed):
+                break
+            # Else some took less than their share, and others are hungry still.
+        if self._draining:
+            self._finish_drained(now_ms)
+        self._arm()
+
+    def _perform(self, now_ms: float) -> list[tuple[Delivery, Outcome]]:
+        """Every engine concerned gets its turn once. Returns the attempts that ended before they began."""
+        turn = list(self._dirty | self._paused) if self._paused else list(self._dirty)
+        self._dirty.clear()
+        hungry = sum(engine.hungry for engine in turn)
+        share = max(1, self._limits.slots.free // hungry) if hungry else 0
+        starting: list[Delivery] = []
+        dead_letters: list[DeadLetter] = []
+        commits: dict[Partition, Commit] = {}
+        pause: list[Partition] = []
+        resume: list[Partition] = []
+        deadline_ms = float("inf")
+        for engine in turn:
+            actions = engine.take_actions(now_ms, share)
+            starting += actions.calls
+            dead_letters += actions.dead_letters
+            if actions.commit is not None:
+                commits[engine.partition] = actions.commit
+            if actions.flow is Flow.PAUSE:
+                pause.append(engine.partition)
+                self._paused[engine] = None
+            elif actions.flow is Flow.RESUME:
+                resume.append(engine.partition)
+                self._paused.pop(engine, None)
+            if engine.hungry and (len(actions.calls) == share or self._limits.slots.free == 0):
+                # It gets its turn first when calls come free: nobody that came later overtakes it.
+                self._dirty[engine] = None
+            deadline_ms = min(deadline_ms, engine.next_deadline())
+        if self._paused:
+            deadline_ms = min(deadline_ms, now_ms + _PAUSED_CHECK_MS)
+        self._timer_ms = min(self._timer_ms, deadline_ms)
+        if pause:
+            self._source.pause(pause)
+        if resume:
+            self._source.resume(resume)
+        if commits:
+            self._source.commit(commits)
+        if dead_letters:
+            self._sink.submit(dead_letters)
+        return self._call(starting) if starting else []
+
+    def _call(self, starting: list[Delivery]) -> list[tuple[Delivery, Outcome]]:
+        calls: list[Call] = []
+        refused: list[tuple[Delivery, Outcome]] = []
+        build, timeout_ms = self._requests.build, self.subscription.timeout_ms
+        body_bytes_max = self.subscription.target.max_message_bytes
+        for delivery in starting:
+            try:
+                body, metadata = build(delivery)
+            except RequestError as error:
+                refused.append((delivery, _wrong(str(error))))
+                continue
+            if len(body) > body_bytes_max:
+                refused.append((delivery, _wrong(f"request of {len(body)} bytes, target takes {body_bytes_max}")))
+                continue
+            calls.append(Call(delivery, body, metadata, timeout_ms))
+        if calls:
+            self.transport.submit(calls)
+        return refused
+
+    def _feed(self, results: Iterable[tuple[Delivery, Outcome]], now_ms: float) -> None:
+        by_engine: dict[Engine, list[tuple[Delivery, Outcome]]] = {}
+        for result in results:
+            if result[1] is not ACKED:
+                self._log.attempt_failed(*result)
+            engine = result[0].engine
+            group = by_engine.get(engine)
+            if group is None:
+                by_engine[engine] = [result]
+            else:
+                group.append(result)
+        for engine, group in by_engine.items():
+            if engine.closed:
+                self._come_late(engine, group)
+            else:
+                engine.on_outcomes(group, now_ms)
+                self._dirty[engine] = None
+
+    def _intended(self, events: Sequence[Event]) -> Mapping[int, Outcome | None]:
+        """Which of these need no call: the filter does not want them, or they cannot be delivered."""
+        intended: dict[int, Outcome | None] = {}
+        accepts = self._requests.accepts if self._has_filter else None
+        for event in events:
+            if event.flaw is not None:
+                intended[event.offset] = _wrong(event.flaw)
+            elif accepts is not None:
+                try:
+                    if not accepts(event):
+                        intended[event.offset] = None
+                except RequestError as error:
+                    intended[event.offset] = _wrong(str(error))
+        return intended
+
+    # -- Letting go ------------------------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Stop: start nothing more, wait for what is out (at most `drain_timeout`), commit, let go."""
+        now_ms = self._now_ms()
+        self._all_drained = asyncio.Event()
+        self._drain(list(self._engines), now_ms)
+        self._turn(now_ms)
+        if self._engines:
+            await self._all_drained.wait()
+        self._cancel_timer()
+
+    def _drain(self, partitions: list[Partition], now_ms: float) -> None:
+        for partition in partitions:
+            engine = self._engines[partition]
+            engine.drain()
+            self._draining.setdefault(partition, now_ms + self.subscription.drain_timeout_ms)
+            self._dirty[engine] = None
+
+    def _finish_drained(self, now_ms: float) -> None:
+        drained: list[Engine] = []
+        for partition, until_ms in list(self._draining.items()):
+            engine = self._engines[partition]
+            if not engine.drained:
+                if now_ms < until_ms:
+                    self._timer_ms = min(self._timer_ms, until_ms)
+                    continue
+                # Its calls are cut; each ends as cancelled, and the next owner makes it again.
+                self._log.drain_cut(partition, engine.calling)
+                self.transport.cancel(engine.in_flight())
+            drained.append(engine)
+        if drained:
+            self._source.commit({engine.partition: engine.commit() for engine in drained})
+            for engine in drained:
+                self._close(engine)
+            self._source.release([engine.partition for engine in drained])
+        if not self._engines and self._all_drained is not None:
+            self._all_drained.set()
+
+    def _close(self, engine: Engine) -> None:
+        engine.close()
+        del self._engines[engine.partition]
+        self._draining.pop(engine.partition, None)
+        self._dirty.pop(engine, None)
+        self._paused.pop(engine, None)
+        if engine.in_flight():
+            self._left_behind.setdefault(engine.partition, []).append(engine)
+        if not self._engines and self._all_drained is not None:
+            self._all_drained.set()
+
+    def _keys_left_behind(self, partition: Partition) -> dict[bytes, int]:
+        keys: dict[bytes, int] = {}
+        for engine in self._left_behind.get(partition, ()):
+            for delivery in engine.in_flight():
+                if delivery.lane is not None:
+                    keys[delivery.lane.key] = keys.get(delivery.lane.key, 0) + 1
+        return keys
+
+    def _come_late(self, closed: Engine, results: list[tuple[Delivery, Outcome]]) -> None:
+        """The assignment of these is gone: they settle nothing, but their lanes are free now."""
+        freed = closed.on_late_outcomes(results)
+        owner = self._engines.get(closed.partition)
+        if owner is not None:
+            for key in freed:
+                owner.unblock(key)
+            self._dirty[owner] = None
+        if not closed.in_flight():
+            left = self._left_behind.get(closed.partition, [])
+            if closed in left:
+                left.remove(closed)
+            if not left:
+                self._left_behind.pop(closed.partition, None)
+        # Their calls' slots are free for everybody.
+        self._dirty.update(dict.fromkeys(engine for engine in self._engines.values() if engine.hungry))
+
+    # -- Time ------------------------------------------------------------------------------------------
+
+    def _now_ms(self) -> float:
+        return self._loop.time() * 1000.0
+
+    def _arm(self) -> None:
+        """Have the one timer fire no later than the earliest deadline."""
+        if self._timer_ms == float("inf"):
+            return
+        at = self._timer_ms / 1000.0
+        if self._timer is not None:
+            if self._timer.when() <= at:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._timer_ms = float("inf")
+        now_ms = self._now_ms()
+        for engine in self._engines.values():
+            deadline_ms = engine.next_deadline()
+            if deadline_ms <= now_ms:
+                engine.on_tick(now_ms)
+                self._dirty[engine] = None
+            else:
+                self._timer_ms = min(self._timer_ms, deadline_ms)
+        self._turn(now_ms)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # -- What it looks like from outside ---------------------------------------------------------------
+
+    @property
+    def engines(self) -> Collection[Engine]:
+        """The engines of the partitions that are ours now."""
+        return self._engines.values()
+
+    @property
+    def open_events(self) -> int:
+        return sum(engine.open_events for engine in self._engines.values())
+
+    def overdue_ms(self) -> float:
+        """The longest that a partition with work has been without the progress it should have made."""
+        now_ms = self._now_ms()
+        return max((engine.overdue_ms(now_ms) for engine in self._engines.values()), default=0.0)
+
+
+def _wrong(message: str) -> Outcome:
+    """The event cannot be delivered, whatever the target would say."""
+    return Outcome(Status.INVALID_ARGUMENT, message, disposition=Disposition.DEAD_LETTER, local=True)
