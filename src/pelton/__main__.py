@@ -16,11 +16,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in _NEEDED:
             raise
-        print(
-            f"pelton: the command line needs {error.name}, which is not installed: pip install 'pelton[server]'",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+        sys.exit(f"pelton: the command line needs {error.name}: pip install 'pelton[server]'")
     sys.exit(run())
 
 

@@ -9,6 +9,7 @@ Outcomes of calls are values (`pelton.core.outcome`), bugs are asserts; what is 
         - `FencedError`: another process took over this member's identity
         - `PublishError`: one event was not taken; its position in the log is not known
     - `TargetError`: a target cannot be described or reached at start
+    - `HandlerError`: a handler cannot be registered, or an App served, as it is written
     - `LocalKafkaError`: the Kafka on this computer cannot be fetched, started or stopped
 
 Each message says what failed, where, and how to mend it. The command line prints the message alone.
@@ -23,6 +24,7 @@ __all__ = [
     "BrokerError",
     "ConfigError",
     "FencedError",
+    "HandlerError",
     "LocalKafkaError",
     "PeltonError",
     "Problem",
@@ -88,6 +90,10 @@ class PublishError(BrokerError):
 
 class TargetError(PeltonError):
     """A target cannot be described or reached at start."""
+
+
+class HandlerError(PeltonError):
+    """A handler cannot be registered, or an App served, as it is written."""
 
 
 class LocalKafkaError(PeltonError):

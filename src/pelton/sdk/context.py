@@ -6,12 +6,13 @@ Values only: nothing here talks to anyone.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
-from typing import Mapping, NamedTuple
+from typing import NamedTuple
 
-__all__ = ["NO_PARAMETERS", "Context", "Failure", "Trace"]
+__all__ = ["NO_PARAMETERS", "NO_TRACE", "Context", "Failure", "Trace"]
 
 #: Shared by every delivery without parameters.
 NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
@@ -30,6 +31,9 @@ class Trace(NamedTuple):
 
     traceparent: str = ""
     tracestate: str = ""
+
+
+NO_TRACE = Trace()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ class Context:
     last_failure: Failure | None = None
     #: Set when the event is read again on purpose.
     replay_id: str = ""
-    trace: Trace = Trace()
+    trace: Trace = NO_TRACE
 
     @property
     def remaining(self) -> float | None:

@@ -14,10 +14,12 @@ How a verdict goes over the wire is `wire.py`; what becomes of the event is the 
 
 from __future__ import annotations
 
-import math
 from datetime import timedelta
 
-__all__ = ["DeadLetter", "Drop", "Retry", "Verdict"]
+__all__ = ["RETRY_AFTER_MAX_S", "DeadLetter", "Drop", "Retry", "Verdict"]
+
+#: A year. Longer waits are a slip of units; and far above it lies what a protobuf Duration can hold.
+RETRY_AFTER_MAX_S = 366 * 86_400
 
 
 class Verdict(Exception):
@@ -31,7 +33,7 @@ class Verdict(Exception):
         return (self.reason,)
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and isinstance(other, Verdict) and other._said() == self._said()
+        return isinstance(other, Verdict) and type(other) is type(self) and other._said() == self._said()
 
     def __hash__(self) -> int:
         return hash((type(self), self._said()))
@@ -47,8 +49,8 @@ class Retry(Verdict):
     def __init__(self, after: float | timedelta | None = None, reason: str = "") -> None:
         super().__init__(reason)
         seconds = after.total_seconds() if isinstance(after, timedelta) else after
-        if seconds is not None and (not math.isfinite(seconds) or seconds < 0):
-            raise ValueError(f"Retry(after={after!r}): the wait must be a number of seconds, 0 or more")
+        if seconds is not None and not 0 <= seconds <= RETRY_AFTER_MAX_S:  # false for NaN, too
+            raise ValueError(f"Retry(after={after!r}): the wait must be 0 to {RETRY_AFTER_MAX_S} seconds")
         #: Seconds, or None.
         self.after = None if seconds is None else float(seconds)
 
