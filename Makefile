@@ -59,7 +59,7 @@ lint: $(DEV) ## ruff
 	@$(BIN)/ruff check .
 
 types: $(DEV) ## mypy --strict on src and tests, pyright on src
-	@$(BIN)/mypy
+	@$(BIN)/mypy $(wildcard src tests proto scripts examples/demo bench)
 	@$(BIN)/pyright
 
 imports: $(DEV) ## the import contracts: who may know whom
