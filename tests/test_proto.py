@@ -165,3 +165,11 @@ def test_the_lowest_supported_libraries_will_do() -> None:
     # Otherwise the environment is not what it claims to be, and the test proves nothing.
     assert done.stdout.split()[1] == "1.71.2"
     assert done.stdout.startswith("5.29.")
+
+
+def test_the_handler_side_needs_no_more_than_those() -> None:
+    """The environment holds the core dependencies alone: no Kafka client, no config or CLI libraries."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); import pelton.sdk.serve; print(pelton.App.__name__)"
+    done = run(old_python(".venv-lowest"), "-W", "error", "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert run(old_python(".venv-lowest"), "-c", "import confluent_kafka").returncode != 0
