@@ -169,7 +169,9 @@ def test_the_lowest_supported_libraries_will_do() -> None:
 
 def test_the_handler_side_needs_no_more_than_those() -> None:
     """The environment holds the core dependencies alone: no Kafka client, no config or CLI libraries."""
-    code = f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); import pelton.sdk.serve; print(pelton.App.__name__)"
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r})\nimport pelton.sdk.serve; print(pelton.App)"
+    )
     done = run(old_python(".venv-lowest"), "-W", "error", "-c", code)
     assert done.returncode == 0, done.stderr
     assert run(old_python(".venv-lowest"), "-c", "import confluent_kafka").returncode != 0
