@@ -1,7 +1,7 @@
 """A real Kafka for the tests that want one: one broker for the whole pytest session, topics of unique names.
 
-Import what a folder needs in its `conftest.py`: `from tests.kafka_fixtures import create_topic, kafka, topic_name`.
-A broker that cannot start is an error of every test that asked for it, never a skip.
+Import what a folder needs in its `conftest.py`: `from tests.kafka_fixtures import create_topic, kafka,
+topic_name`. A broker that cannot start is an error of every test that asked for it, never a skip.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def topic_name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def create_topic(kafka: LocalKafka, request: pytest.FixtureRequest) -> CreateTopic:
-    """Make topics: `create_topic(partitions=8)` returns the name; `name=` and `config=` where the test cares."""
+    """Make topics: `create_topic(partitions=8)` returns the name."""
     # It must stay referenced until its futures end: the function below holds it.
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
 

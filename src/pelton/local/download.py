@@ -1,8 +1,8 @@
 """Fetch Apache Kafka's jars once, and hand out only files that are byte for byte what was pinned.
 
-The pins (`kafka-<version>.pins`, written by `scripts/pin_kafka.py`) are the trust: where a jar comes from does not
-matter, what it holds does. Each start checks every file in full, which costs less than reading the files does anyway.
-Nothing here starts a process.
+The pins (`kafka-<version>.pins`, written by `scripts/pin_kafka.py`) are the trust: where a jar comes from
+does not matter, what it holds does. Each start checks every file in full, which costs less than reading the
+files does anyway. Nothing here starts a process.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ def cache_directory() -> Path:
 def fetch_jars(
     directory: Path | None = None, *, pins: Sequence[Pin] | None = None, repository: str | None = None
 ) -> list[Path]:
-    """Every pinned jar, checked, in `directory` (default: in the cache); what is not there is downloaded first.
+    """Every pinned jar, checked, in `directory` (default: the cache); the missing ones are downloaded.
 
-    Raises `LocalKafkaError` if a file is not what was pinned, cannot be fetched or cannot be written. A file of the
-    wrong content is left where it is: it is evidence, and only its owner knows how it came there.
+    Raises `LocalKafkaError` if a file is not what was pinned, cannot be fetched or cannot be written. A file
+    of the wrong content is left where it is: it is evidence, and only its owner knows how it came there.
     """
     pins = read_pins() if pins is None else pins
     directory = directory or cache_directory() / f"kafka-{KAFKA_VERSION}"
@@ -126,7 +126,7 @@ def present(path: Path, pin: Pin) -> bool:
 
 
 def download(pins: Sequence[Pin], directory: Path, repository: str) -> None:
-    """Fetch the files, several at a time; the first failure ends the others and is raised. The lock is held."""
+    """Fetch the files, several at a time, the lock held; the first failure ends the others, raised."""
     with writing(directory):
         # Left by a process that was killed: nobody else can be writing them, since we hold the lock.
         for part in directory.glob("*.part"):
@@ -152,7 +152,7 @@ def download(pins: Sequence[Pin], directory: Path, repository: str) -> None:
 
 
 def fetch(pin: Pin, directory: Path, repository: str, progress: Progress, given_up: threading.Event) -> None:
-    """One file: into a temporary name, checked, then renamed, so that a name always means a whole, right file."""
+    """One file: into a temporary name, checked, renamed; so its name always means a whole, right file."""
     requests = extra("requests")
     url = f"{repository.rstrip('/')}/{pin.path}"
     part = directory / f"{pin.name}.part"
@@ -185,8 +185,8 @@ def fetch(pin: Pin, directory: Path, repository: str, progress: Progress, given_
             final = status is not None and status < 500 and status != 429
             if final or attempt == ATTEMPTS_MAX or given_up.wait(RETRY_WAIT_S * 2 ** (attempt - 1)):
                 raise LocalKafkaError(
-                    f"cannot download {url}: {error}. The first start needs the network (a proxy is taken from"
-                    f" HTTPS_PROXY); files fetched elsewhere may be put into {directory}"
+                    f"cannot download {url}: {error}. The first start needs the network (HTTPS_PROXY names a"
+                    f" proxy); files fetched elsewhere may be put into {directory}"
                 ) from error
         finally:
             part.unlink(missing_ok=True)
@@ -213,14 +213,15 @@ def writing(directory: Path) -> Iterator[None]:
             raise no_space(directory, "it filled up during the download") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise LocalKafkaError(
-                f"cannot write to {directory}: {error.strerror}; set PELTON_CACHE_DIR to a directory that is yours"
+                f"cannot write to {directory}: {error.strerror}; set PELTON_CACHE_DIR to another directory"
             ) from error
         raise
 
 
 def no_space(directory: Path, detail: str) -> LocalKafkaError:
     return LocalKafkaError(
-        f"no space for Apache Kafka in {directory}: {detail}; free some, or set PELTON_CACHE_DIR to another disk"
+        f"no space for Apache Kafka in {directory}: {detail};"
+        " free some, or set PELTON_CACHE_DIR to another disk"
     )
 
 

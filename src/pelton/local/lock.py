@@ -23,8 +23,8 @@ POLL_S = 0.1
 def held(path: Path, *, wait_s: float, doing: str) -> Iterator[None]:
     """Hold the lock `path` for the block; `LocalKafkaError` if another process keeps it for `wait_s`.
 
-    The file stays behind on purpose: unlinking it would let a third process lock a new file of the same name while a
-    second one still waits on the old.
+    The file stays behind on purpose: unlinking it would let a third process lock a new file of the same name
+    while a second one still waits on the old.
     """
     deadline = time.monotonic() + wait_s
     try:

@@ -1,7 +1,7 @@
 """One question to the broker, on a plain socket: do you serve yet?
 
-A port that accepts says little: the broker listens well before it answers. So this sends the smallest real request, a
-Metadata request for no topic, and looks for a registered broker in the reply. No Kafka client is involved.
+A port that accepts says little: the broker listens well before it answers. So this sends the smallest real
+request, a Metadata request for no topic, and looks for a broker in the reply. No Kafka client is involved.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ REPLY_BYTES_MAX = 4096
 
 
 def serves(host: str, port: int, *, timeout_s: float) -> bool:
-    """True once a broker answers there and names itself among the brokers; anything else is False, never an error."""
+    """True once a broker answers there and is registered; anything else is False, never an error."""
     request = struct.pack(">hhih", METADATA, METADATA_VERSION, 1, len(CLIENT)) + CLIENT
     request += struct.pack(">i?", 0, False)
     try:
@@ -32,7 +32,7 @@ def serves(host: str, port: int, *, timeout_s: float) -> bool:
             reply = read(connection, size)
     except (OSError, EOFError):
         return False
-    # Correlation id, throttle time, then the brokers' count: zero until the broker is registered and unfenced.
+    # Correlation id, throttle time, then the count of brokers: zero until this one is let in.
     _correlation, _throttle, brokers = struct.unpack_from(">iii", reply)
     return bool(brokers > 0)
 

@@ -1,4 +1,4 @@
-"""How far a download is: a bar for a person at a terminal, a few plain lines for a log. Written to standard error."""
+"""How far a download is, on standard error: a bar at a terminal, a few plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What the local broker is told: `server.properties` and its logging, as text. Nothing here touches a disk.
 
-The values are for one node on a computer that has other things to do; each one that differs from Kafka's own default
-says why.
+The values are for one node on a computer that has other things to do; each one that differs from Kafka's own
+default says why.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OWNED = frozenset(
     }
 )
 
-#: The log rolls at this size and keeps two older files: a broker left running for a month must not fill the disk.
+#: The log rolls at this size and keeps two older files: a broker left running must not fill the disk.
 LOG_FILE_BYTES_MAX = 16 * 1024 * 1024
 
 
@@ -60,7 +60,7 @@ def server_properties(
         "group.initial.rebalance.delay.ms": "0",
         # Tests of a member that dies want its session to end soon; Kafka's floor is 6 s.
         "group.min.session.timeout.ms": "1000",
-        # One node cannot hold three copies: with the default the first group, transaction or share group fails.
+        # One node cannot hold three copies; with the default the first group or transaction fails.
         "offsets.topic.replication.factor": "1",
         "transaction.state.log.replication.factor": "1",
         "transaction.state.log.min.isr": "1",
@@ -70,12 +70,12 @@ def server_properties(
         "offsets.topic.num.partitions": "8",
         "transaction.state.log.num.partitions": "4",
         "share.coordinator.state.topic.num.partitions": "4",
-        # After a kill the controller holds the dead broker's session before it lets the new one in: 9 s by default.
+        # After a kill the controller waits for the dead broker's session to end, 9 s by default.
         "broker.session.timeout.ms": "3000",
         "broker.heartbeat.interval.ms": "500",
         # The default takes 128 MiB of a 512 MiB heap.
         "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
-        # Retention deletes whole segments: with 1 GiB ones a small disk would fill before anything is old enough.
+        # Retention deletes whole segments; with 1 GiB ones a small disk would fill first.
         "log.segment.bytes": str(128 * 1024 * 1024),
         **extra,
     }
@@ -106,23 +106,21 @@ def utf16(character: str) -> tuple[int, ...]:
     return tuple(int.from_bytes(data[at : at + 2], "big") for at in range(0, len(data), 2))
 
 
-def logging_properties(log: Path) -> str:
-    """The broker's logging: one file that rolls, nothing on the console but what the JVM itself says."""
-    return render(
-        {
-            "status": "error",
-            "appender.file.type": "RollingFile",
-            "appender.file.name": "file",
-            "appender.file.fileName": str(log),
-            "appender.file.filePattern": f"{log}.%i",
-            "appender.file.layout.type": "PatternLayout",
-            "appender.file.layout.pattern": "%d{ISO8601} %p %c{1}: %m%n",
-            "appender.file.policies.type": "Policies",
-            "appender.file.policies.size.type": "SizeBasedTriggeringPolicy",
-            "appender.file.policies.size.size": str(LOG_FILE_BYTES_MAX),
-            "appender.file.strategy.type": "DefaultRolloverStrategy",
-            "appender.file.strategy.max": "2",
-            "rootLogger.level": "info",
-            "rootLogger.appenderRef.file.ref": "file",
-        }
-    )
+def logging_properties(log: Path) -> dict[str, str]:
+    """The broker's logging: one file that rolls; the console is left to the JVM itself."""
+    return {
+        "status": "error",
+        "appender.file.type": "RollingFile",
+        "appender.file.name": "file",
+        "appender.file.fileName": str(log),
+        "appender.file.filePattern": f"{log}.%i",
+        "appender.file.layout.type": "PatternLayout",
+        "appender.file.layout.pattern": "%d{ISO8601} %p %c{1}: %m%n",
+        "appender.file.policies.type": "Policies",
+        "appender.file.policies.size.type": "SizeBasedTriggeringPolicy",
+        "appender.file.policies.size.size": str(LOG_FILE_BYTES_MAX),
+        "appender.file.strategy.type": "DefaultRolloverStrategy",
+        "appender.file.strategy.max": "2",
+        "rootLogger.level": "info",
+        "rootLogger.appenderRef.file.ref": "file",
+    }

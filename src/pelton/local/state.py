@@ -1,7 +1,7 @@
 """The note a running broker leaves in its directory, so that another process can find it, ask and stop it.
 
-The note outlives a crash, and process numbers are used again: it counts only if the process with that number is the
-very one that was started.
+The note outlives a crash, and process numbers are used again: it counts only if the process with that number
+is the very one that was started.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class State:
 
     @classmethod
     def read(cls, path: Path) -> State | None:
-        """The note at `path`; None if there is none, or it is of another form (an older Pelton, a torn disk)."""
+        """The note at `path`; None if there is none, or if it is of another form."""
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
             return cls(

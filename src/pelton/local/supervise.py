@@ -1,9 +1,9 @@
 """A small process between Pelton and the broker, so that no broker outlives the one who started it.
 
-It holds one end of a pipe from its parent. When the parent ends, by whatever signal, the kernel closes the other end
-and this process ends the broker. Should this process be killed itself, Linux kills the broker with it.
+It holds one end of a pipe from its parent. When the parent ends, by whatever signal, the kernel closes the
+other end and this process ends the broker. Should this process itself be killed, Linux kills the broker.
 
-The file is run by its path in an isolated interpreter (`python -I -S`), so it may import the standard library only.
+The file is run by its path in an isolated interpreter, so it may import the standard library only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["KILL", "main", "spawn"]
+__all__ = ["KILL", "command", "main"]
 
 #: Once the parent is gone: how long the broker may take to close its files before it is killed.
 ORPHAN_GRACE_S = 10.0
@@ -31,31 +31,18 @@ PR_SET_PDEATHSIG = 1
 KILL = signal.SIGUSR1
 
 
-def spawn(
-    command: Sequence[str], *, console: Path, environment: dict[str, str], remove_if_orphaned: Path | None
-) -> subprocess.Popen[bytes]:
-    """Start `command` under supervision; its output goes to `console`.
+def command(words: Sequence[str], *, orphans: Path | None) -> list[str]:
+    """The command that runs `words` under supervision of the calling process.
 
-    SIGTERM to the returned process is passed on to the command, `KILL` kills it; the exit code is the command's. It leads a group of
-    its own: a Ctrl-C in the terminal reaches neither, and killing the group ends both.
+    Its standard input must be a pipe from the caller. SIGTERM is passed on, `KILL` kills, the exit code is
+    that of `words`. `orphans` is a directory to remove if the caller dies.
     """
-    with console.open("ab") as output:
-        return subprocess.Popen(
-            [
-                *(sys.executable, "-I", "-S", __file__),
-                *(str(os.getpid()), str(remove_if_orphaned or ""), *command),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            env=environment,
-            start_new_session=True,
-        )
+    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), str(orphans or ""), *words]
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command until it ends, SIGTERM comes, or the parent is gone."""
-    parent, remove, *command = arguments
+    parent, orphans, *words = arguments
     asked: list[int] = []
     wake_reader, wake_writer = os.pipe()
     os.set_blocking(wake_writer, False)
@@ -63,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     for asking in (signal.SIGTERM, KILL):
         signal.signal(asking, lambda number, _frame: asked.append(number))
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
+    child = subprocess.Popen(words, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
     while (code := child.poll()) is None:
         readable, _, _ = select.select([0, wake_reader], [], [], PARENT_POLL_S)
         if wake_reader in readable:
@@ -72,9 +59,9 @@ def main(arguments: Sequence[str]) -> int:
             child.send_signal(signal.SIGKILL if asked.pop() == KILL else signal.SIGTERM)
         if 0 in readable or os.getppid() != int(parent):
             # A directory that nobody will look at again needs no orderly end.
-            end(child, grace_s=0.0 if remove else ORPHAN_GRACE_S)
-            if remove:
-                shutil.rmtree(remove, ignore_errors=True)
+            end(child, grace_s=0.0 if orphans else ORPHAN_GRACE_S)
+            if orphans:
+                shutil.rmtree(orphans, ignore_errors=True)
             return 1
     return code if code >= 0 else 128 - code
 
@@ -90,7 +77,7 @@ def end(child: subprocess.Popen[bytes], *, grace_s: float) -> None:
 
 
 def die_with_parent() -> None:
-    """In the new process, before it becomes the broker: end when the supervisor does. Linux only; else the pipe serves."""
+    """Runs in the new process before the command does. Elsewhere than on Linux only the pipe serves."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
