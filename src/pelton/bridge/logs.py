@@ -18,7 +18,7 @@ from pelton.core.breaker import Health
 from pelton.core.delivery import Delivery
 from pelton.core.outcome import Outcome
 from pelton.event import Partition
-from pelton.kafka.consumer import Assigned
+from pelton.kafka.listener import Assigned
 
 __all__ = ["PumpLog", "configure", "logger"]
 

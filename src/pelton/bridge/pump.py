@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from pelton.bridge.logs import PumpLog
+from pelton.bridge.metrics import CallTimes
 from pelton.core.actions import Commit, DeadLetter, Flow
 from pelton.core.breaker import Breaker, Health
 from pelton.core.delivery import Delivery
@@ -26,7 +27,7 @@ from pelton.core.retry import Jitter
 from pelton.core.tally import Tally
 from pelton.errors import BrokerError, RequestError
 from pelton.event import Event, Partition
-from pelton.kafka.consumer import Assigned
+from pelton.kafka.listener import Assigned
 from pelton.rpc.transport import Call, Metadata, OnResults, Transport
 from pelton.subscription import Disposition, Subscription
 
@@ -82,6 +83,7 @@ class Pump:
         self.breaker = Breaker()
         self.tally = tally
         self.offsets_lost = 0
+        self.call_times = CallTimes()
         self._limits = limits
         self._loop = loop
         self._jitter = jitter
@@ -98,6 +100,8 @@ class Pump:
         #: Engines that may have something to say, in the order in which they get their turn.
         self._dirty: dict[Engine, None] = {}
         self._paused: dict[Engine, None] = {}
+        #: It has had an assignment: it is a member of its group.
+        self.joined = False
         self._all_drained: asyncio.Event | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms = float("inf")
@@ -123,6 +127,7 @@ class Pump:
         if self._all_drained is not None:
             # We are stopping and will leave the group: whoever owns them next reads them.
             return
+        self.joined = True
         now_ms = self._now_ms()
         for one in assigned:
             assert one.partition not in self._engines, f"{one.partition} was assigned twice"
@@ -180,7 +185,7 @@ class Pump:
 
     def on_offsets_lost(self, partition: Partition, wanted: int, got: int) -> None:
         """Retention took events before they were read. Loud and counted; there is nothing left to deliver."""
-        self.offsets_lost += got - wanted
+        self.offsets_lost += max(0, got - wanted)
         self._log.offsets_lost(partition, wanted, got)
 
     def on_failed(self, error: BrokerError) -> None:
@@ -290,11 +295,14 @@ class Pump:
         return refused
 
     def _feed(self, results: Iterable[tuple[Delivery, Outcome]], now_ms: float) -> None:
+        observe = self.call_times.observe
         by_engine: dict[Engine, list[tuple[Delivery, Outcome]]] = {}
         for result in results:
-            if result[1] is not ACKED:
-                self._log.attempt_failed(*result)
-            engine = result[0].engine
+            delivery, outcome = result
+            if outcome is not ACKED:
+                self._log.attempt_failed(delivery, outcome)
+            observe(now_ms - delivery.started_ms)
+            engine = delivery.engine
             group = by_engine.get(engine)
             if group is None:
                 by_engine[engine] = [result]

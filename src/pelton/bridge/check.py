@@ -1,0 +1,139 @@
+"""Whether a configuration can work: topics, methods, requests. For `--check`, and before every start.
+
+What is wrong with the file's shape is `pelton.config`'s to say; this asks the brokers and the targets. All
+problems are found before one is raised. A target that does not answer is no problem of the configuration:
+its subscription starts when it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor
+
+from pelton.bridge.requests import SubscriptionRequests, prepare
+from pelton.errors import ConfigError, Problem, TargetError
+from pelton.kafka.topics import ensure_topic, partitions_of
+from pelton.request import descriptors
+from pelton.rpc.channels import Channels
+from pelton.rpc.reflection import TargetSilent, fetch
+from pelton.subscription import Subscription
+
+__all__ = ["Checked", "Described", "check_subscriptions", "describe"]
+
+#: For the brokers to say which topics there are.
+_TOPICS_TIMEOUT_S = 10.0
+#: Dead letters are kept until somebody deals with them.
+_DEAD_LETTER_TOPIC_CONFIG = {"retention.ms": "-1", "retention.bytes": "-1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What is known of a subscription's method."""
+
+    #: None where nobody needs it, or where it is not known yet.
+    input_type: Descriptor | None
+    #: Why the types are not known yet; empty when they are, or need not be.
+    waiting_for: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A subscription that may start: now, or when what it waits for has come."""
+
+    subscription: Subscription
+    requests: SubscriptionRequests | None
+    waiting_for: str = ""
+
+
+async def describe(subscription: Subscription, channels: Channels) -> Described:
+    """The method's request type, from where the subscription says.
+
+    Raises TargetError where the method is not there, or cannot be called. A mapping must have the type; a
+    raw request or a handler only profits from the look, so there a target without reflection is taken at
+    its word.
+    """
+    needed = not subscription.request.raw
+    # May run a compiler over .proto files.
+    pool = await asyncio.to_thread(descriptors.load, subscription.descriptors)
+    if pool is None:
+        lease = channels.lease(subscription.target)
+        try:
+            files = await fetch(lease, subscription.method)
+        except TargetSilent as error:
+            return Described(None, str(error) if needed else "")
+        except TargetError:
+            if needed:
+                raise
+            return Described(None)
+        finally:
+            await lease.release()
+        pool = descriptors.pool_of_files(files, source=f"{subscription.target.address} (reflection)")
+    if subscription.mode.value == "stream":
+        # The one method that is not unary; its type is ours.
+        return Described(None)
+    return Described(descriptors.method_types(pool, subscription.method).input)
+
+
+async def check_subscriptions(
+    subscriptions: Sequence[Subscription],
+    kafka: Mapping[str, Any],
+    channels: Channels,
+    wall_ms_of: Callable[[float], float],
+    *,
+    source: str,
+    create_topics: bool,
+) -> list[Checked]:
+    """Check all of them; ConfigError with every problem. Creates dead-letter topics only if told to."""
+    problems: list[Problem] = []
+    partitions = await _check_topics(subscriptions, kafka, problems)
+    checked = await asyncio.gather(
+        *(_check_requests(subscription, channels, wall_ms_of, problems) for subscription in subscriptions)
+    )
+    if problems:
+        raise ConfigError(sorted(problems, key=lambda problem: problem.line), source=source)
+    if create_topics:
+        for subscription in subscriptions:
+            count = max(partitions[topic] for topic in subscription.topics)
+            await asyncio.to_thread(
+                ensure_topic, kafka, subscription.dead_letter_topic, count, _DEAD_LETTER_TOPIC_CONFIG
+            )
+    return [one for one in checked if one is not None]
+
+
+async def _check_topics(
+    subscriptions: Sequence[Subscription], kafka: Mapping[str, Any], problems: list[Problem]
+) -> dict[str, int]:
+    topics = sorted({topic for subscription in subscriptions for topic in subscription.topics})
+    found = await asyncio.to_thread(partitions_of, kafka, topics, _TOPICS_TIMEOUT_S)
+    problems.extend(
+        Problem(
+            f"subscriptions.{subscription.name}.topics",
+            f"topic {topic!r} does not exist.",
+            "Source topics are never created by Pelton: create it, or mend the name.",
+            subscription.line,
+        )
+        for subscription in subscriptions
+        for topic in subscription.topics
+        if found.get(topic) is None
+    )
+    return {topic: count for topic, count in found.items() if count is not None}
+
+
+async def _check_requests(
+    subscription: Subscription, channels: Channels, wall_ms_of: Callable[[float], float], problems: list[Problem]
+) -> Checked | None:
+    path = f"subscriptions.{subscription.name}"
+    try:
+        described = await describe(subscription, channels)
+        if described.waiting_for:
+            return Checked(subscription, None, described.waiting_for)
+        return Checked(subscription, prepare(subscription, described.input_type, wall_ms_of))
+    except ConfigError as error:
+        problems += error.problems
+    except TargetError as error:
+        problems.append(Problem(f"{path}.method", str(error), line=subscription.line))
+    return None

@@ -1,0 +1,176 @@
+"""The server: start, watch, drain, stop.
+
+Reads top to bottom as a life: configuration, check, start, wait, drain, stop. The first SIGTERM or SIGINT
+drains; a second one cuts. What a subscription cannot recover from ends the process with a clear message:
+whoever supervises it decides what comes next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import uvloop
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+from pelton.bridge import logs
+from pelton.bridge.check import check_subscriptions
+from pelton.bridge.dead_letters import DeadLetters
+from pelton.bridge.health import HttpServer, Probes
+from pelton.bridge.metrics import ServerCollector
+from pelton.bridge.running import Running
+from pelton.config import secrets
+from pelton.config.load import load
+from pelton.config.settings import Config
+from pelton.core.limits import Bound
+from pelton.errors import BrokerError, ConfigError, PeltonError, Problem
+from pelton.rpc.channels import Channels
+from pelton.rpc.health import HealthServer
+
+__all__ = ["run"]
+
+#: Exit codes beyond 0: a failure while running, and a configuration that cannot be used.
+EXIT_FAILED = 1
+EXIT_CONFIG = 2
+#: After a second signal nothing is waited for: the shell's code for an interrupt.
+EXIT_CUT = 130
+
+#: How often readiness is compared with what gRPC health watchers were told.
+_HEALTH_EVERY_S = 0.5
+
+
+def run(path: Path, *, check: bool = False) -> int:
+    """Serve the configuration at `path` until told to stop; with `check`, only say whether it could be.
+
+    Returns the exit code. Raises PeltonError for what keeps it from starting.
+    """
+    config = load(path, os.environ)
+    json = config.logging.format == "json" or (config.logging.format == "auto" and not sys.stderr.isatty())
+    logs.configure(json=json, level=config.logging.level)
+    return uvloop.run(_Service(config, source=str(path)).run(check=check))
+
+
+class _Service:
+    """One run of the server."""
+
+    def __init__(self, config: Config, *, source: str) -> None:
+        self._config = config
+        self._source = source
+        self._log = logs.logger()
+        self._failure: BrokerError | None = None
+        self._stop = asyncio.Event()
+
+    async def run(self, *, check: bool) -> int:
+        config = self._config
+        loop = asyncio.get_running_loop()
+        kafka = secrets.resolve(config.kafka, os.environ)
+        # One reading of both clocks: the wall may jump, the deliveries' times must not.
+        epoch_ms = time.time() * 1000.0 - loop.time() * 1000.0
+
+        def wall_ms_of(now_ms: float) -> float:
+            return epoch_ms + now_ms
+
+        channels = Channels()
+        try:
+            checked = await check_subscriptions(
+                config.subscriptions, kafka, channels, wall_ms_of, source=self._source, create_topics=not check
+            )
+            if check:
+                for one in checked:
+                    state = f"not checked: {one.waiting_for}" if one.waiting_for else "ok"
+                    print(f"{one.subscription.name}: {state}")
+                return 0
+            process = Bound(config.limits.events_max, config.limits.bytes_max)
+            dead_letters = DeadLetters(kafka, loop, wall_ms_of)
+            running = [
+                Running(
+                    one.subscription,
+                    loop=loop,
+                    kafka=kafka,
+                    process=process,
+                    channels=channels,
+                    dead_letters=dead_letters,
+                    wall_ms_of=wall_ms_of,
+                    on_failed=self._fail,
+                )
+                for one in checked
+            ]
+            probes = Probes(lambda: running)
+            http, health = await self._listen(probes, running, process)
+            self._on_signals(loop)
+            watching = asyncio.create_task(_watch(probes, running, health), name="health")
+            for one, found in zip(running, checked, strict=True):
+                one.start(found)
+            # What start made stays; the collector need not walk it again and again.
+            gc.collect()
+            gc.freeze()
+            await self._stop.wait()
+
+            probes.stopping = True
+            self._log.info("draining", events_open=sum(one.pump.open_events for one in running if one.started))
+            await asyncio.gather(*(one.stop() for one in running))
+            await dead_letters.close()
+            watching.cancel()
+            await asyncio.gather(http.stop(), health.stop())
+            self._log.info("stopped")
+        finally:
+            await channels.close()
+        if self._failure is not None:
+            raise self._failure
+        return 0
+
+    async def _listen(self, probes: Probes, running: list[Running], process: Bound) -> tuple[HttpServer, HealthServer]:
+        server = self._config.server
+        registry = CollectorRegistry()
+        registry.register(ServerCollector(lambda: [one for one in running if one.started], process))
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=registry)
+        http = HttpServer(probes, registry, server.http_host, server.http_port)
+        health = HealthServer(f"{server.grpc_host}:{server.grpc_port}")
+        try:
+            http_port = await http.start()
+        except OSError as error:
+            raise self._taken("server.http", f"{server.http_host}:{server.http_port}", error) from error
+        try:
+            grpc_port = await health.start()
+        except OSError as error:
+            await http.stop()
+            raise self._taken("server.grpc", f"{server.grpc_host}:{server.grpc_port}", error) from error
+        self._log.info(
+            "listening", http=f"{server.http_host}:{http_port}", grpc_health=f"{server.grpc_host}:{grpc_port}"
+        )
+        return http, health
+
+    def _taken(self, path: str, address: str, error: OSError) -> PeltonError:
+        problem = Problem(path, f"cannot listen on {address}: {error.strerror or error}.", "Free it, or choose another.")
+        return ConfigError([problem], source=self._source)
+
+    def _on_signals(self, loop: asyncio.AbstractEventLoop) -> None:
+        def stop(number: signal.Signals) -> None:
+            if self._stop.is_set():
+                self._log.warning("cut by a second signal", signal=number.name)
+                os._exit(EXIT_CUT)
+            self._log.info("stopping", signal=number.name)
+            self._stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop, number)
+
+    def _fail(self, name: str, error: BrokerError) -> None:
+        self._log.error("subscription failed for good", subscription=name, error=str(error))
+        self._failure = self._failure or error
+        self._stop.set()
+
+
+async def _watch(probes: Probes, running: list[Running], health: HealthServer) -> None:
+    """Tell gRPC health watchers what `/readyz` says."""
+    while True:
+        for one in running:
+            await health.set(one.name, serving=not probes.stopping and not one.not_ready)
+        await health.set("", serving=not probes.not_ready())
+        await asyncio.sleep(_HEALTH_EVERY_S)
