@@ -6,11 +6,12 @@ just written that function.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import Parameter
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from pelton.errors import HandlerError
 from pelton.sdk.context import Context
@@ -36,11 +37,13 @@ class Handler:
 
 def handler_of(function: Callable[..., object], namespace: Namespace) -> Handler:
     """Read the function's signature. Raises HandlerError."""
-    name = f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}"
-    code = function if inspect.isroutine(function) else type(function).__call__
+    # Behind `functools.partial` stands a function, and behind an object that can be called its method.
+    bare = function.func if isinstance(function, functools.partial) else function
+    code = bare if inspect.isroutine(bare) else type(bare).__call__
+    name = f"{bare.__module__}.{getattr(bare, '__qualname__', type(bare).__qualname__)}"
     if inspect.isgeneratorfunction(code) or inspect.isasyncgenfunction(code):
         raise HandlerError(f"{name}: a handler cannot be a generator; return instead of yield")
-    event, context = _parameters(name, function, _hints(name, code, namespace))
+    event, context = _parameters(name, _signature(name, function, namespace))
     try:
         decode = decoder(event.annotation)
     except UnsupportedType as error:
@@ -54,9 +57,9 @@ def _call(function: Callable[..., object], event: str, context: str | None) -> C
     return lambda value, about: function(**{event: value, context: about})
 
 
-def _hints(name: str, code: Callable[..., object], namespace: Namespace) -> dict[str, Any]:
+def _signature(name: str, function: Callable[..., object], namespace: Namespace) -> inspect.Signature:
     try:
-        return get_type_hints(code, localns=dict(namespace))
+        return inspect.signature(function, locals=dict(namespace), eval_str=True)
     except NameError as error:
         raise HandlerError(
             f"{name}: an annotation names something unknown at run time ({error});"
@@ -66,14 +69,12 @@ def _hints(name: str, code: Callable[..., object], namespace: Namespace) -> dict
         raise HandlerError(f"{name}: an annotation cannot be read: {error}; write it as a type") from error
 
 
-def _parameters(
-    name: str, function: Callable[..., object], hints: dict[str, Any]
-) -> tuple[Parameter, str | None]:
-    """The parameter for the event, its annotation resolved, and the name of the one for the context."""
+def _parameters(name: str, signature: inspect.Signature) -> tuple[Parameter, str | None]:
+    """The parameter for the event, and the name of the one for the context."""
     events: list[Parameter] = []
     contexts: list[str] = []
-    for parameter in inspect.signature(function).parameters.values():
-        hint = hints.get(parameter.name, Parameter.empty)
+    for parameter in signature.parameters.values():
+        hint = parameter.annotation
         if hint is Context or Context in get_args(hint):
             if hint is not Context:
                 raise HandlerError(
@@ -83,7 +84,7 @@ def _parameters(
         elif parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
             continue
         elif parameter.default is Parameter.empty:  # one with a default is the function's own business
-            events.append(parameter.replace(annotation=hint))
+            events.append(parameter)
         else:
             continue
         if parameter.kind is Parameter.POSITIONAL_ONLY:
