@@ -205,7 +205,7 @@ async def test_both_names_of_reflection_describe_the_service(serving: Serving) -
     app.handler(lambda_handler)
     target: Target = await serving(app)
     for version in ("v1", "v1alpha"):
-        call = target.channel.stream_stream(
+        call: Any = target.channel.stream_stream(
             f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
             request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
             response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,

@@ -10,8 +10,8 @@ fault, because `return False` was surely not meant as "done".
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
-import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
@@ -82,7 +82,8 @@ class App:
         The most exact one is called: type and subscription, then type, then subscription, then neither.
         """
         # Where the decorator stands: annotations may name classes that are local to that function.
-        namespace = sys._getframe(1).f_locals
+        here = inspect.currentframe()
+        namespace = here.f_back.f_locals if here is not None and here.f_back is not None else {}
 
         def register(function: HandlerFunction) -> HandlerFunction:
             self._register(function, (type, subscription), namespace)
