@@ -59,6 +59,8 @@ BATCHES_UNHANDLED_MAX: Final = 2
 #: Waits between tries of what the broker refused: to place a partition, to seek, to find the log's start.
 RETRY_WAIT_FIRST_S: Final = 0.01
 RETRY_WAIT_MAX_S: Final = 2.0
+#: A seek that is refused for so long will be refused for ever.
+REASSIGN_AFTER_S: Final = 0.08
 #: The log's end and the lag are read from the client's memory this often.
 LAG_EVERY_S: Final = 1.0
 #: An error that repeats is logged once in this time.
@@ -496,7 +498,10 @@ class Consumer:
                 self._client.resume([place_at])
                 self._client.seek(place_at)
             except KafkaException as exception:
-                # Just assigned, and not yet known to the client's own threads.
+                # Mostly it has just been assigned, and the client's own threads do not know yet. One whose
+                # offset the client found lost before it was placed can never be sought again, though.
+                if held.retry_wait_s >= REASSIGN_AFTER_S:
+                    self._reassign(held)
                 held.backoff(now, RETRY_WAIT_FIRST_S, RETRY_WAIT_MAX_S)
                 self._log_error(error_of(exception), "seek", level=logging.DEBUG)
             else:
@@ -519,14 +524,15 @@ class Consumer:
                 why = error_of(exception).str()
                 self._retry({held.partition: why}, "the log of %s/%d does not answer: %s")
                 continue
-            if low <= wanted <= high:
-                held.lost_wanted = -1
-                held.backoff(now, RETRY_WAIT_FIRST_S, RETRY_WAIT_MAX_S)
+            if low <= wanted <= high:  # a look from before it was placed; or the broker knows better now
+                held.starts_at(wanted)
+                self._reassign(held)
                 continue
             self._statistics.offsets_lost += 1
             text = "%s/%d: offset %d is not in the log any more; reading goes on at %d"
             log.error(text, *held.partition, wanted, low)
             held.starts_at(low)
+            self._reassign(held)
             self._post(self._listener.on_offsets_lost, held.partition, wanted, low)
             if low < wanted:
                 held.committed = low
@@ -534,6 +540,20 @@ class Consumer:
                 generation = generation_of(self._client.consumer_group_metadata())
                 self._post(self._listener.on_lost, [held.partition])
                 self._post(self._listener.on_assigned, [Assigned(held.partition, generation, low, None)])
+
+    def _reassign(self, held: Held) -> None:
+        """Take the partition anew at its next offset: after a lost offset the client refuses to seek."""
+        anew = [held] if self._incremental else [one for one in self._assignment if one.announced]
+        places = [TopicPartition(*one.partition, one.next_offset) for one in anew]
+        if self._incremental:
+            self._client.incremental_unassign(places)
+            self._client.incremental_assign(places)
+        else:
+            starting = [TopicPartition(*one.partition, 0) for one in self._assignment if not one.announced]
+            self._client.assign([*places, *starting])
+        for one in anew:
+            one.flowing = False
+        self._client_pause([one.partition for one in self._assignment if not one.flowing])
 
     def _read_lag(self, now: float) -> None:
         self._lag_due = now + LAG_EVERY_S
