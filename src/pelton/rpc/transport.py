@@ -6,7 +6,8 @@ them all to it. Nothing here decides what an outcome means.
 
 from __future__ import annotations
 
-from typing import Callable, Collection, Protocol, Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
 
 from pelton.core.delivery import Delivery
 from pelton.core.outcome import Outcome
@@ -57,11 +58,11 @@ class Transport(Protocol):
         ...
 
     def cancel(self, deliveries: Collection[Delivery]) -> None:
-        """End the calls of these deliveries now, as `CANCELLED_BY_US`. Others, and calls that have ended, are ignored."""
+        """End the calls of these deliveries now, as `CANCELLED_BY_US`; what has no call out is ignored."""
         ...
 
     async def close(self, drain_ms: float) -> None:
-        """Wait up to `drain_ms` for the calls that are out, cancel the rest, hand over every result, disconnect.
+        """Wait up to `drain_ms` for the calls that are out, cancel the rest, hand over all results, disconnect.
 
         May be called twice; returns when nothing of the transport runs any more.
         """

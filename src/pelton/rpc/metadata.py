@@ -1,0 +1,248 @@
+"""What goes with a call: position, identity and the event's attributes, within what servers take.
+
+Servers refuse metadata above 8 KiB at random and above 16 KiB always, so the budget is decided here, before
+the call. So is legality: an entry that gRPC would refuse is encoded, or left out, or was refused at start
+(`validate_name`). Names of topics, subscriptions and parameters are legal already: Kafka and the
+configuration see to it. Nothing here knows of channels; credentials are added by the transport.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from pelton.core.delivery import Delivery
+from pelton.event import Event
+from pelton.rpc.transport import Metadata
+from pelton.subscription import DeliveryMode, Subscription
+
+__all__ = ["BUDGET_BYTES", "CallMetadata", "size_bytes", "validate_name"]
+
+Entry = tuple[str, str | bytes]
+
+#: Of the 8 KiB that servers take as a rule; the rest is for the call's own headers.
+BUDGET_BYTES = 7 << 10
+#: What HTTP/2 counts for an entry beyond its name and value.
+_ENTRY_BYTES = 32
+#: Held back for a bearer token where the target has one; a larger token eats into the 1 KiB above.
+_BEARER_BYTES = 2 << 10
+#: Up to this the key of a plain event cannot break the budget, whatever the topic's name: not counted.
+_KEY_SMALL_BYTES = 1 << 10
+#: W3C's own bound on what must be carried of a tracestate.
+_TRACESTATE_CHARS_MAX = 512
+
+_CUT: Entry = ("pelton-metadata-cut", "1")
+_TOMBSTONE: Entry = ("pelton-tombstone", "1")
+_SPECVERSION: Entry = ("ce-specversion", "1.0")
+#: Attempts beyond these are rare (`on_exhausted: hold`); the entries of these are made once.
+_ATTEMPTS: tuple[Entry, ...] = tuple(("pelton-attempt", str(attempt)) for attempt in range(65))
+
+_NAME = re.compile(r"[a-z0-9_.-]{1,128}")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{0,200})?")
+_EXTENSION = re.compile(r"[a-z0-9]{1,64}")
+#: CloudEvents' HTTP binding: what must be percent-encoded in an attribute's value.
+_CE_ENCODED = re.compile(r'[^!-~]|["%]')
+_TEXT_ENCODED = re.compile(rb"[^ -~]|%|^ | $")
+
+#: Names that mean something to gRPC, to HTTP/2 or to us; copied from a record they would forge it.
+_RESERVED = frozenset(
+    {
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "host",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trace-bin",
+        "traceparent",
+        "tracestate",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+    }
+)
+_RESERVED_PREFIXES = ("pelton-", "ce-", "grpc-")
+
+
+def validate_name(name: str) -> str | None:
+    """What is wrong with copying the record header `name` into metadata; None where nothing is.
+
+    Metadata names are lower case, so the copy's name is; the record's header is found by its exact name.
+    """
+    lower = name.lower()
+    if not _NAME.fullmatch(lower):
+        return f"{name!r} cannot be a metadata name: it takes 1 to 128 letters, digits, '-', '_' and '.'."
+    if lower in _RESERVED or lower.startswith(_RESERVED_PREFIXES):
+        return f"{name!r} is a reserved metadata name: a record must not set it for the target."
+    return None
+
+
+def size_bytes(entries: Iterable[Entry]) -> int:
+    """As servers count: name, value and 32 for each entry; binary values in the base64 they travel in."""
+    return sum(map(_entry_bytes, entries))
+
+
+def _entry_bytes(entry: Entry) -> int:
+    name, value = entry
+    length = len(value) if isinstance(value, str) else (len(value) + 2) // 3 * 4
+    return len(name) + length + _ENTRY_BYTES
+
+
+class CallMetadata:
+    """Makes the metadata of one subscription's calls. What is the same for all is made once, here."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self._subscription: Entry = ("pelton-subscription", subscription.name)
+        self._budget_bytes = BUDGET_BYTES - (_BEARER_BYTES if subscription.target.bearer is not None else 0)
+        #: Record header -> metadata name. The configuration has put each through `validate_name`.
+        self._headers = {name: name.lower() for name in subscription.metadata.headers}
+        self._parameters = tuple(
+            (name, f"pelton-param-{name.lower()}") for name in subscription.metadata.parameters
+        )
+        self._raw = subscription.mode is DeliveryMode.UNARY and subscription.request.raw
+        #: Per partition what is the same for all its events; bounded by the partitions that there are.
+        self._positions: dict[tuple[str, int], tuple[Entry, Entry]] = {}
+
+    def of(self, delivery: Delivery, parameters: Mapping[str, str]) -> Metadata:
+        """All entries of one attempt; `parameters` are its values by name."""
+        event = delivery.event
+        offset = str(event.offset)
+        attempt = delivery.attempt
+        position = self._positions.get((event.topic, event.partition))
+        if position is None:
+            position = self._position(event)
+        entries: Metadata = (
+            self._subscription,
+            ("pelton-delivery-id", delivery.engine.id_prefix + offset),
+            _ATTEMPTS[attempt] if attempt < 65 else ("pelton-attempt", str(attempt)),
+            *position,
+            ("pelton-offset", offset),
+        )
+        key = event.key
+        if (
+            event.attributes is None
+            and not event.record_headers
+            and not self._parameters
+            and event.value is not None
+        ):
+            if key is None:
+                return entries
+            if len(key) <= _KEY_SMALL_BYTES:
+                return (*entries, ("pelton-key-bin", key))
+        return self._full(entries, event, parameters)
+
+    def _position(self, event: Event) -> tuple[Entry, Entry]:
+        position = (("pelton-topic", event.topic), ("pelton-partition", str(event.partition)))
+        self._positions[event.topic, event.partition] = position
+        return position
+
+    def _full(self, entries: Metadata, event: Event, parameters: Mapping[str, str]) -> Metadata:
+        """Everything an event may bring along, cut to the budget."""
+        whole = True
+        kept: list[Entry] = [*entries, *_trace(event)]
+        if self._raw and event.record_value is None:
+            kept.append(_TOMBSTONE)
+        for name, entry_name in self._parameters:
+            value = parameters.get(name)
+            if value is not None:
+                kept.append((entry_name, _text(value.encode())))
+        free_bytes = self._budget_bytes - size_bytes(kept) - _entry_bytes(_CUT)
+        # In the order in which they are kept: what is asked for last goes first when the budget is short.
+        optional: list[Entry] = []
+        if event.key is not None:
+            optional.append(("pelton-key-bin", event.key))
+        if event.attributes is not None:
+            optional.extend(_cloud_event(event))
+        if self._headers:
+            optional.extend(self._listed(event))
+        for entry in optional:
+            free_bytes -= _entry_bytes(entry)
+            if free_bytes < 0:
+                whole = False
+                break
+            kept.append(entry)
+        if whole and free_bytes < 0:
+            # Parameters alone are above the budget: the last to go, since the subscription asked for them.
+            kept = [entry for entry in kept if not entry[0].startswith("pelton-param-")]
+            whole = False
+        return tuple(kept) if whole else (*kept, _CUT)
+
+    def _listed(self, event: Event) -> list[Entry]:
+        """The listed record headers, in their order in the record, repeats kept; a null value is no entry."""
+        found: list[Entry] = []
+        for name, value in event.record_headers:
+            entry_name = self._headers.get(name)
+            if entry_name is not None and value is not None:
+                found.append((entry_name, value if entry_name.endswith("-bin") else _text(value)))
+        return found
+
+
+def _trace(event: Event) -> list[Entry]:
+    """The W3C trace context, from a CloudEvent's extensions or the record's headers; nonsense is left out."""
+    traceparent = event.extensions.get("traceparent")
+    tracestate = event.extensions.get("tracestate", "")
+    if traceparent is None:
+        for name, value in event.record_headers:
+            if value is not None and name == "traceparent":
+                traceparent = value.decode("ascii", "replace")
+            elif value is not None and name == "tracestate":
+                tracestate = value.decode("ascii", "replace")
+    if traceparent is None or not _TRACEPARENT.fullmatch(traceparent):
+        return []
+    entries: list[Entry] = [("traceparent", traceparent)]
+    if (
+        tracestate
+        and len(tracestate) <= _TRACESTATE_CHARS_MAX
+        and tracestate.isascii()
+        and tracestate.isprintable()
+    ):
+        entries.append(("tracestate", tracestate))
+    return entries
+
+
+def _cloud_event(event: Event) -> list[Entry]:
+    """The attributes as CloudEvents' HTTP binding writes them; the trace context has entries of its own."""
+    attributes = event.attributes
+    assert attributes is not None
+    entries: list[Entry] = [
+        _SPECVERSION,
+        ("ce-id", _ce(attributes.id)),
+        ("ce-source", _ce(attributes.source)),
+        ("ce-type", _ce(attributes.type)),
+    ]
+    for name, value in (
+        ("ce-subject", attributes.subject),
+        ("ce-time", attributes.time),
+        ("ce-datacontenttype", attributes.content_type),
+        ("ce-dataschema", attributes.schema),
+    ):
+        if value:
+            entries.append((name, _ce(value)))
+    for name, extension in attributes.extensions.items():
+        if name not in ("traceparent", "tracestate") and _EXTENSION.fullmatch(name):
+            entries.append((f"ce-{name}", _ce(extension)))
+    return entries
+
+
+def _ce(value: str) -> str:
+    return _CE_ENCODED.sub(_percent, value) if _CE_ENCODED.search(value) else value
+
+
+def _percent(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogatepass"))
+
+
+def _text(value: bytes) -> str:
+    """Printable ASCII as it is; else the other bytes, `%` and spaces at the ends percent-encoded.
+
+    So a receiver decodes a value that holds an encoded byte and leaves every other one alone; a header whose
+    every byte matters is named `...-bin`.
+    """
+    if value.isascii() and (text := value.decode("ascii")).isprintable() and text == text.strip(" "):
+        return text
+    return _TEXT_ENCODED.sub(lambda match: b"%%%02X" % match[0][0], value).decode("ascii")
