@@ -58,6 +58,7 @@ class Breaker:
         "_probe",
         "_probe_wait_ms",
         "_unwell_in_a_row",
+        "closed",
         "health",
         "last_good_ms",
         "next_probe_ms",
@@ -67,6 +68,8 @@ class Breaker:
 
     def __init__(self) -> None:
         self.health = Health.WELL
+        #: Its health is WELL; asked for every outcome, so it is kept and not computed.
+        self.closed = True
         #: How often it has opened.
         self.opened = 0
         #: When the target last answered well, and when the latest-started such call had started.
@@ -81,10 +84,6 @@ class Breaker:
         self._miswired_in_a_row = 0
         self._opened_ms = 0.0
         self._open_before_ms = 0.0
-
-    @property
-    def closed(self) -> bool:
-        return self.health is Health.WELL
 
     def open_ms(self, now_ms: float) -> float:
         """How long it has been open in all, up to now: what no event's age counts."""
@@ -171,6 +170,7 @@ class Breaker:
     def _to(self, health: Health) -> None:
         assert health in TRANSITIONS[self.health], f"{self.health.name} -> {health.name}"
         self.health = health
+        self.closed = health is Health.WELL
 
     def _bucket(self, now_ms: float) -> list[int]:
         second = int(now_ms // _BUCKET_MS)

@@ -26,7 +26,8 @@ from pelton.core.breaker import Breaker
 from pelton.core.delivery import Delivery, State
 from pelton.core.lane import Lane
 from pelton.core.ledger import Ledger
-from pelton.core.limits import Bound, Limits
+from pelton.core.intake import Intake
+from pelton.core.limits import Limits
 from pelton.core.outcome import ACKED, Outcome, Status, STATUS_TABLE, disposition_of
 from pelton.core.retry import Do, History, Jitter, decide
 from pelton.core.tally import Tally
@@ -113,10 +114,7 @@ class Engine:
         self._unwritten: list[DeadLetter] = []
         self._produce_again_ms = float("inf")
         self._produce_wait_ms = PRODUCE_RETRY_FIRST_MS
-        #: Queued, calling and producing count against the intake limits; waiting and parked apart.
-        intake = subscription.intake
-        self._intake = Bound(intake.partition_events_max, intake.partition_bytes_max)
-        self._parked = Bound(intake.parked_events_max, intake.parked_bytes_max)
+        self._intake = Intake(subscription.intake, limits)
         self._commit_due_ms = float("inf")
         self._commit_now = False
         self._last_commit: Commit | None = None
@@ -167,12 +165,11 @@ class Engine:
                         delivery.to(State.PARKED)
                 delivery.lane = lane
             if delivery.state is State.PARKED:
-                self._parked.take(1, size_bytes)
+                self._intake.parked.take(1, size_bytes)
             else:
                 taken_events += 1
                 taken_bytes += size_bytes
-        self._intake.take(taken_events, taken_bytes)
-        self.limits.take(taken_events, taken_bytes)
+        self._intake.admit(taken_events, taken_bytes)
         if settled:
             self._commit_soon(now_ms)
 
@@ -180,29 +177,31 @@ class Engine:
         """Attempts of this engine have ended. Those that are not out any more are refused and counted."""
         assert not self.closed
         breaker = self.breaker
-        acked, newest_start_ms = 0, 0.0
-        counts = self.tally.outcomes
+        ended = acked = acked_bytes = 0
+        newest_start_ms = 0.0
         for delivery, outcome in results:
             assert delivery.engine is self
             if delivery.state is not State.CALLING:
                 self.tally.late_outcomes += 1
                 continue
-            counts[outcome.status] = counts.get(outcome.status, 0) + 1
-            self._calling -= 1
+            ended += 1
             if outcome is ACKED and breaker.closed:
                 acked += 1
+                acked_bytes += delivery.size_bytes
                 if delivery.started_ms > newest_start_ms:
                     newest_start_ms = delivery.started_ms
-                self._settle(delivery, State.ACKED, now_ms)
-            else:
-                if acked:
-                    # The breaker counts what comes in a row, so it must hear of it in order.
-                    breaker.good(acked, newest_start_ms, now_ms)
-                    acked = 0
-                self._judge(delivery, outcome, now_ms)
-            self._ledger.unreserve()
+                self._end(delivery, State.ACKED)
+                continue
+            if acked:
+                # The breaker counts what comes in a row, so it must hear of it in order.
+                self._acked(acked, acked_bytes, newest_start_ms, now_ms)
+                acked = acked_bytes = 0
+            self._judge(delivery, outcome, now_ms)
         if acked:
-            breaker.good(acked, newest_start_ms, now_ms)
+            self._acked(acked, acked_bytes, newest_start_ms, now_ms)
+        self._calling -= ended
+        self._ledger.unreserve(ended)
+        self.limits.slots.give(ended)
         self.progressed_ms = now_ms
 
     def on_late_outcomes(self, results: Iterable[tuple[Delivery, Outcome]]) -> list[bytes]:
@@ -247,7 +246,7 @@ class Engine:
         while waiting and waiting[0][0] <= now_ms:
             delivery = heapq.heappop(waiting)[2]
             delivery.to(State.QUEUED)
-            self._to_intake(delivery)
+            self._intake.unpark(delivery)
             self._ready.append(delivery)
         if now_ms >= self._produce_again_ms:
             self._produce_again_ms = float("inf")
@@ -281,12 +280,8 @@ class Engine:
             if delivery.state is State.CALLING:
                 # Its call goes on without us, and keeps its slot and its lane until it has ended.
                 self._left_behind.add(delivery)
-            if delivery.state in (State.WAITING, State.PARKED):
-                self._parked.give(1, delivery.size_bytes)
-            else:
-                self._intake.give(1, delivery.size_bytes)
-                self.limits.give(1, delivery.size_bytes)
             delivery.to(State.RELEASED)
+        self._intake.clear()
         self.tally.released += len(self._open)
         self._calling = 0
         self._open.clear()
@@ -362,11 +357,11 @@ class Engine:
 
     @property
     def parked(self) -> int:
-        return self._parked.events - len(self._waiting)
+        return self._intake.parked.events - len(self._waiting)
 
     @property
     def queued(self) -> int:
-        return self._intake.events - self._calling - self.producing
+        return self._intake.active.events - self._calling - self.producing
 
     @property
     def hungry(self) -> bool:
@@ -494,6 +489,8 @@ class Engine:
         """Decide what an outcome that is no plain ack means, for the target and for the event."""
         breaker = self.breaker
         disposition = disposition_of(outcome, self._table)
+        counts = self.tally.outcomes
+        counts[outcome.status] = counts.get(outcome.status, 0) + 1
         # Judged before the breaker hears of it: what matters is what *other* calls did meanwhile.
         well_in_between = 0 <= delivery.last_failed_ms < breaker.newest_good_start_ms
         well_lately = breaker.well_lately(now_ms)
@@ -525,15 +522,12 @@ class Engine:
             case Do.DROP:
                 self._settle(delivery, State.DROPPED, now_ms)
             case Do.DEAD_LETTER:
-                self.limits.slots.give()
                 self._failed(delivery, outcome, now_ms)
                 self._set_aside(delivery, outcome, now_ms)
             case Do.WAIT:
-                self.limits.slots.give()
                 self._failed(delivery, outcome, now_ms)
                 self._wait(delivery, now_ms + decision.after_ms)
             case Do.AGAIN:
-                self.limits.slots.give()
                 delivery.to(State.QUEUED)
                 self._ready.appendleft(delivery)
 
@@ -544,52 +538,65 @@ class Engine:
     def _wait(self, delivery: Delivery, due_ms: float) -> None:
         delivery.to(State.WAITING)
         self.tally.retries += 1
-        self._to_parked(delivery)
+        self._intake.park(delivery)
         self._sequence += 1
         heapq.heappush(self._waiting, (due_ms, self._sequence, delivery))
         if delivery.lane is not None:
             for follower in delivery.lane.block():
                 follower.to(State.PARKED)
-                self._to_parked(follower)
+                self._intake.park(follower)
 
     def _set_aside(self, delivery: Delivery, outcome: Outcome, now_ms: float) -> None:
         delivery.to(State.PRODUCING)
         self._dead_letters.append(DeadLetter(delivery, outcome))
 
-    def _settle(self, delivery: Delivery, end: State, now_ms: float) -> None:
-        """The delivery has reached one of the five ends, and what ended it is durable."""
-        was_calling = delivery.state is State.CALLING
-        delivery.to(end)
-        event = delivery.event
-        self._ledger.settle(event.offset)
-        del self._open[event.offset]
-        self._intake.give(1, delivery.size_bytes)
-        self.limits.give(1, delivery.size_bytes)
-        if was_calling:
-            self.limits.slots.give()
+    def _acked(self, count: int, size_bytes: int, newest_start_ms: float, now_ms: float) -> None:
+        """So many deliveries in a row were taken by the target: the common case, counted at once."""
         tally = self.tally
-        if end is State.ACKED:
-            tally.acked += 1
-            if self._suspects and event.key is not None:
-                self._suspects.pop(event.key, None)
-        elif end is State.DEAD_LETTERED:
-            tally.dead_lettered += 1
-        elif end is State.DROPPED:
-            tally.dropped += 1
-        else:
-            tally.filtered += 1
-        lane = delivery.lane
-        if lane is not None:
-            head = lane.advance()
-            if head is None:
-                del self._lanes[lane.key]
-            else:
-                if head.state is State.PARKED:
-                    head.to(State.QUEUED)
-                    self._to_intake(head)
-                self._ready.append(head)
+        tally.acked += count
+        tally.outcomes[Status.OK] = tally.outcomes.get(Status.OK, 0) + count
+        self._intake.leave(count, size_bytes)
+        self.breaker.good(count, newest_start_ms, now_ms)
+        self._commit_soon(now_ms)
+
+    def _settle(self, delivery: Delivery, end: State, now_ms: float) -> None:
+        """One delivery has reached one of the five ends, and what ended it is durable."""
+        self._end(delivery, end)
+        self._intake.leave(1, delivery.size_bytes)
+        tally = self.tally
+        match end:
+            case State.ACKED:
+                tally.acked += 1
+            case State.DROPPED:
+                tally.dropped += 1
+            case State.FILTERED:
+                tally.filtered += 1
+            case _:
+                assert end is State.DEAD_LETTERED
+                tally.dead_lettered += 1
         self.progressed_ms = now_ms
         self._commit_soon(now_ms)
+
+    def _end(self, delivery: Delivery, end: State) -> None:
+        """The delivery leaves the ledger and its lane; the next one of the lane takes its place."""
+        delivery.to(end)
+        event = delivery.event
+        offset = event.offset
+        self._ledger.settle(offset)
+        del self._open[offset]
+        if end is State.ACKED and self._suspects and event.key is not None:
+            self._suspects.pop(event.key, None)
+        lane = delivery.lane
+        if lane is None:
+            return
+        head = lane.advance()
+        if head is None:
+            del self._lanes[lane.key]
+            return
+        if head.state is State.PARKED:
+            head.to(State.QUEUED)
+            self._intake.unpark(head)
+        self._ready.append(head)
 
     def _commit_soon(self, now_ms: float) -> None:
         if self._commit_due_ms == float("inf"):
@@ -604,25 +611,14 @@ class Engine:
         if len(self._suspects) > SUSPECT_KEYS_MAX:
             del self._suspects[next(iter(self._suspects))]
 
-    def _to_parked(self, delivery: Delivery) -> None:
-        """Out of the intake limits: it waits, or stands behind a key that does."""
-        self._intake.give(1, delivery.size_bytes)
-        self.limits.give(1, delivery.size_bytes)
-        self._parked.take(1, delivery.size_bytes)
-
-    def _to_intake(self, delivery: Delivery) -> None:
-        self._parked.give(1, delivery.size_bytes)
-        self._intake.take(1, delivery.size_bytes)
-        self.limits.take(1, delivery.size_bytes)
-
     def _flow(self) -> Flow | None:
         """Pause at a bound, resume at half of it; pause too while nothing could be done with more."""
         blocked = self.draining or bool(self._unwritten) or (not self.breaker.closed and self._can_probe())
         if not self.paused:
-            if blocked or self._intake.full or self._parked.full or self.limits.full:
+            if blocked or self._intake.full:
                 self.paused = True
                 return Flow.PAUSE
-        elif not blocked and self._intake.half_free and self._parked.half_free and self.limits.half_free:
+        elif not blocked and self._intake.half_free:
             self.paused = False
             return Flow.RESUME
         return None
