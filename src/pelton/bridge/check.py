@@ -20,15 +20,9 @@ from pelton.kafka.topics import ensure_topic, partitions_of
 from pelton.request import descriptors
 from pelton.rpc.channels import Channels
 from pelton.rpc.reflection import TargetSilent, fetch
-from pelton.subscription import Subscription
+from pelton.subscription import DeliveryMode, Subscription
 
 __all__ = ["Checked", "Described", "check_subscriptions", "describe"]
-
-#: For the brokers to say which topics there are.
-_TOPICS_TIMEOUT_S = 10.0
-#: Dead letters are kept until somebody deals with them.
-_DEAD_LETTER_TOPIC_CONFIG = {"retention.ms": "-1", "retention.bytes": "-1"}
-
 
 @dataclass(frozen=True, slots=True)
 class Described:
@@ -72,7 +66,7 @@ async def describe(subscription: Subscription, channels: Channels) -> Described:
         finally:
             await lease.release()
         pool = descriptors.pool_of_files(files, source=f"{subscription.target.address} (reflection)")
-    if subscription.mode.value == "stream":
+    if subscription.mode is DeliveryMode.STREAM:
         # The one method that is not unary; its type is ours.
         return Described(None)
     return Described(descriptors.method_types(pool, subscription.method).input)
@@ -98,9 +92,7 @@ async def check_subscriptions(
     if create_topics:
         for subscription in subscriptions:
             count = max(partitions[topic] for topic in subscription.topics)
-            await asyncio.to_thread(
-                ensure_topic, kafka, subscription.dead_letter_topic, count, _DEAD_LETTER_TOPIC_CONFIG
-            )
+            await asyncio.to_thread(ensure_topic, kafka, subscription.dead_letter_topic, count)
     return [one for one in checked if one is not None]
 
 
@@ -108,7 +100,7 @@ async def _check_topics(
     subscriptions: Sequence[Subscription], kafka: Mapping[str, Any], problems: list[Problem]
 ) -> dict[str, int]:
     topics = sorted({topic for subscription in subscriptions for topic in subscription.topics})
-    found = await asyncio.to_thread(partitions_of, kafka, topics, _TOPICS_TIMEOUT_S)
+    found = await asyncio.to_thread(partitions_of, kafka, topics)
     problems.extend(
         Problem(
             f"subscriptions.{subscription.name}.topics",

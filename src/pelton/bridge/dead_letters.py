@@ -14,10 +14,13 @@ from pelton.core.actions import DeadLetter
 from pelton.errors import PublishError
 from pelton.event import Position
 from pelton.kafka.producer import Producer
-from pelton.kafka.records import dead_letter_of
+from pelton.kafka.records import Outgoing, dead_letter_of
 from pelton.subscription import Subscription
 
 __all__ = ["DeadLetters", "Sink"]
+
+#: The subscriptions have drained by then; this is for the broker's last answers.
+_CLOSE_TIMEOUT_MS = 5_000.0
 
 OnProduced = Callable[[Sequence[tuple[DeadLetter, str | None]]], None]
 _Item = tuple["Sink", DeadLetter]
@@ -41,30 +44,23 @@ class DeadLetters:
         if self._producer is None:
             self._producer = Producer(self._settings, self._on_results, self._loop)
             self._producer.start()
-        now_ms = self._loop.time() * 1000.0
-        subscription = sink.subscription
-        self._producer.submit(
-            [
-                (
-                    (sink, dead_letter),
-                    dead_letter_of(
-                        dead_letter,
-                        subscription.dead_letter_topic,
-                        subscription=subscription.name,
-                        first_attempted_wall_ms=self._wall_ms_of(
-                            max(dead_letter.delivery.first_attempted_ms, 0.0) or now_ms
-                        ),
-                        failed_wall_ms=self._wall_ms_of(now_ms),
-                    ),
-                )
-                for dead_letter in dead_letters
-            ]
-        )
+        self._producer.submit([((sink, dead_letter), self._outgoing(sink, dead_letter)) for dead_letter in dead_letters])
 
     async def close(self) -> None:
         """Every dead letter handed over has had its answer by then, or gets one now."""
         if self._producer is not None:
-            await self._producer.close()
+            await self._producer.close(_CLOSE_TIMEOUT_MS)
+
+    def _outgoing(self, sink: Sink, dead_letter: DeadLetter) -> Outgoing:
+        delivery = dead_letter.delivery
+        failed_ms = delivery.last_failed_ms if delivery.attempt else self._loop.time() * 1000.0
+        return dead_letter_of(
+            dead_letter,
+            sink.subscription.dead_letter_topic,
+            subscription=sink.subscription.name,
+            first_attempted_wall_ms=self._wall_ms_of(delivery.first_attempted_ms) if delivery.attempt else None,
+            failed_wall_ms=self._wall_ms_of(failed_ms),
+        )
 
     def _on_results(self, results: list[tuple[_Item, Position | None, PublishError | None]]) -> None:
         by_sink: dict[Sink, list[tuple[DeadLetter, str | None]]] = {}

@@ -50,6 +50,8 @@ def configure(*, json: bool, level: str) -> None:
             foreign_pre_chain=shared,
         )
     )
+    # What its start and stop say of sockets and processes is said better by our own lines.
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(number)
@@ -72,13 +74,13 @@ class PumpLog:
         self._log = logger().bind(subscription=subscription)
         self._debug = logging.getLogger("pelton").isEnabledFor(logging.DEBUG)
 
-    def assigned(self, assigned: Assigned) -> None:
+    def assigned(self, group: str, assigned: Sequence[Assigned]) -> None:
+        """One line, whatever came: the group, and where each partition begins."""
         self._log.info(
             "assigned",
-            topic=assigned.partition.topic,
-            partition=assigned.partition.partition,
-            first_offset=assigned.offset,
-            generation=assigned.generation,
+            group=group,
+            generation=assigned[0].generation,
+            first_offsets={f"{one.partition.topic}/{one.partition.partition}": one.offset for one in assigned},
         )
 
     def map_refused(self, partition: Partition, reason: str) -> None:

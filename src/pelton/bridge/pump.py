@@ -128,6 +128,8 @@ class Pump:
             # We are stopping and will leave the group: whoever owns them next reads them.
             return
         self.joined = True
+        if assigned:
+            self._log.assigned(self.subscription.group, assigned)
         now_ms = self._now_ms()
         for one in assigned:
             assert one.partition not in self._engines, f"{one.partition} was assigned twice"
@@ -147,7 +149,6 @@ class Pump:
             )
             self._engines[one.partition] = engine
             self._dirty[engine] = None
-            self._log.assigned(one)
             if engine.map_refused is not None:
                 self._log.map_refused(one.partition, engine.map_refused)
         self._turn(now_ms)

@@ -104,8 +104,8 @@ class _Service:
             http, health = await self._listen(probes, running, process)
             self._on_signals(loop)
             watching = asyncio.create_task(_watch(probes, running, health), name="health")
-            for one, found in zip(running, checked, strict=True):
-                one.start(found)
+            for subscription, found in zip(running, checked, strict=True):
+                subscription.start(found)
             # What start made stays; the collector need not walk it again and again.
             gc.collect()
             gc.freeze()
