@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 import zlib
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -38,6 +39,7 @@ __all__ = [
     "Range",
     "decode",
     "encode",
+    "fitting",
     "run_lengths_bytes",
     "varint_bytes",
 ]
@@ -59,9 +61,12 @@ BITSET_OFFSETS_MAX = PAYLOAD_BYTES_MAX * 8
 #: The widest window a map may claim: an honest one is bounded by what run lengths can hold of 3 000 open
 #: events; a forged one must not make us allocate.
 _SPAN_MAX = 1 << 40
-_INFLATED_BYTES_MAX = 1 << 20
 #: The deflated bitset is not tried for wider windows: it would cost more time than it could save.
 _BITSET_TRIED_OFFSETS_MAX = 1 << 18
+#: So no honest one inflates to more.
+_INFLATED_BYTES_MAX = _BITSET_TRIED_OFFSETS_MAX // 8
+
+_SETTLED_BITS = re.compile("1+")
 
 
 class AckMapError(ValueError):
@@ -183,6 +188,17 @@ def run_lengths_bytes(base: int, ranges: Sequence[Range]) -> int:
     return total
 
 
+def fitting(base: int, ranges: list[Range]) -> list[Range]:
+    """As many of `ranges`, lowest first, as surely fit."""
+    total, at = 0, base
+    for count, (start, end) in enumerate(ranges):
+        total += varint_bytes(start - at) + varint_bytes(end - start)
+        at = end
+        if total > PAYLOAD_BYTES_MAX and end - base > BITSET_OFFSETS_MAX:
+            return ranges[:count]
+    return ranges
+
+
 def _checksum(coding: int, base: int, payload: bytes) -> int:
     return zlib.crc32(payload, zlib.crc32(bytes((_VERSION, coding)) + base.to_bytes(8, "big")))
 
@@ -234,17 +250,10 @@ def _to_bitset(base: int, ranges: Sequence[Range]) -> bytes:
 
 
 def _of_bitset(base: int, payload: bytes) -> list[Range]:
-    ranges: list[Range] = []
-    bits = int.from_bytes(payload, "little")
-    at = base
-    while bits:
-        opened = (bits & -bits).bit_length() - 1
-        bits >>= opened
-        settled = (~bits & (bits + 1)).bit_length() - 1
-        bits >>= settled
-        at += opened
-        ranges.append((at, at + settled))
-        at += settled
+    # As text, lowest offset first. Shifting a number along would take quadratic time, and whoever may write
+    # to the group could have us do it.
+    bits = f"{int.from_bytes(payload, 'little'):b}"[::-1]
+    ranges = [(base + run.start(), base + run.end()) for run in _SETTLED_BITS.finditer(bits)]
     if not ranges:
         raise AckMapError("no offset is settled")
     return ranges

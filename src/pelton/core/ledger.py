@@ -103,8 +103,8 @@ class Ledger:
         self._reserved += 1
         return True
 
-    def unreserve(self) -> None:
-        self._reserved -= 1
+    def unreserve(self, count: int = 1) -> None:
+        self._reserved -= count
         assert self._reserved >= 0
 
     def settled_ranges(self) -> list[Range]:
@@ -118,6 +118,9 @@ class Ledger:
                 at, last_ordinal = offset + 1, ordinal
             if last_ordinal + 1 != self._next_ordinal:
                 ranges.append((at, self.next_offset))
+            # A hole behind the highest settled offset would widen the window for nothing.
+            if ranges and ranges[-1][1] > self._top:
+                ranges[-1] = (ranges[-1][0], self._top)
         if self._carried_end > self.next_offset:
             for start, end in self._carried.ranges:
                 if end <= self.next_offset:
@@ -133,19 +136,35 @@ class Ledger:
         """The ack map to commit beside `committed`."""
         if not self._open and self._carried_end <= self.next_offset:
             return ""
-        return ackmap.encode(self.committed, self.settled_ranges())
+        ranges = self.settled_ranges()
+        if self.committed < self._carried_end:
+            # What was read back fitted, but compaction has taken some of it since, and its runs may have
+            # grown by a byte here and there. Its top repeats then after a restart; nothing is lost.
+            ranges = ackmap.fitting(self.committed, ranges)
+        return ackmap.encode(self.committed, ranges)
 
     def _run_lengths_fit(self, span: int) -> bool:
         """Whether run lengths hold what is settled now and all that is reserved, and one more."""
-        # A split replaces one open run by two and a settled run of one; an end beyond the last settled
-        # run adds an open run and a settled one. Either way at most one byte and one long varint more.
-        cost_bytes = 1 + ackmap.varint_bytes(span)
+        # A split replaces one open run by two and a settled one between them; an end beyond the last
+        # settled run adds an open run and a settled one. Either way one long varint more at most, and one
+        # for the settled run: that is a single offset and the holes around it.
+        holes_bytes = ackmap.varint_bytes(1 + self._holes())
+        cost_bytes = holes_bytes + ackmap.varint_bytes(span)
+        # Once more for the run that ends the map: it grows into the hole behind it when the map grows.
+        room_bytes = ackmap.PAYLOAD_BYTES_MAX - holes_bytes
         if self._measured_bytes >= 0:
             pending = self._reserved + self._settled_since_measured + 1
-            if self._measured_bytes + pending * cost_bytes <= ackmap.PAYLOAD_BYTES_MAX:
+            if self._measured_bytes + pending * cost_bytes <= room_bytes:
                 return True
             if self._settled_since_measured == 0:
                 return False
         self._measured_bytes = ackmap.run_lengths_bytes(self.committed, self.settled_ranges())
         self._settled_since_measured = 0
-        return self._measured_bytes + (self._reserved + 1) * cost_bytes <= ackmap.PAYLOAD_BYTES_MAX
+        return self._measured_bytes + (self._reserved + 1) * cost_bytes <= room_bytes
+
+    def _holes(self) -> int:
+        """How many offsets of the window were never polled."""
+        if self.next_offset < self._carried_end:
+            # Those of the carried map that are not polled again yet may all turn out to be holes.
+            return self._carried_end - self._open[0]
+        return self.next_offset - self._open[0] - (self._next_ordinal - self._ordinals[0])
