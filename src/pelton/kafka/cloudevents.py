@@ -22,6 +22,7 @@ from pelton.event import Attributes, Headers
 
 __all__ = [
     "CONTENT_TYPE",
+    "CORE_ATTRIBUTES",
     "STRUCTURED_BYTES_MAX",
     "STRUCTURED_DEPTH_MAX",
     "STRUCTURED_PREFIX",
@@ -47,7 +48,7 @@ _DATE_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d
 _ATTRIBUTE_NAME = re.compile(r"[a-z0-9]+")
 _REQUIRED: Final = ("id", "source", "type")
 #: Attributes with a field of their own; all others are extensions.
-_CORE: Final = frozenset({*_REQUIRED, "specversion", "subject", "time", "datacontenttype", "dataschema"})
+CORE_ATTRIBUTES: Final = frozenset({*_REQUIRED, "specversion", "subject", "time", "datacontenttype", "dataschema"})
 
 
 class NotACloudEvent(Exception):
@@ -146,7 +147,7 @@ def _attributes(found: Mapping[str, str]) -> tuple[Attributes, bool]:
             time=None if bad_time else time,
             content_type=found.get("datacontenttype", ""),
             schema=found.get("dataschema", ""),
-            extensions={name: text for name, text in found.items() if name not in _CORE},
+            extensions={name: text for name, text in found.items() if name not in CORE_ATTRIBUTES},
         ),
         bad_time,
     )
