@@ -92,7 +92,7 @@ def test_full_sample_targets() -> None:
             keepalive_time_ms=300_000,
             keepalive_timeout_ms=10_000,
         ),
-        "ledger": Target("ledger", "ipv4:10.0.0.7:50051,10.0.0.8:50051", plaintext=True),
+        "ledger": Target("ledger", "ipv4:192.0.2.7:50051,192.0.2.8:50051", plaintext=True),
         "sidecar": Target("sidecar", "[::1]:50052"),
     }
 

@@ -120,7 +120,7 @@ def test_a_variable_that_names_nothing(variable: str, mend: str) -> None:
     ],
 )
 def test_a_variable_that_is_no_override(variable: str) -> None:
-    _load(**{variable: "tcp://10.0.0.1:8360"})
+    _load(**{variable: "tcp://192.0.2.1:8360"})
 
 
 def test_a_variable_that_is_not_yaml_is_not_shown() -> None:

@@ -119,7 +119,7 @@ def test_starts() -> None:
         ("dns:///localhost:50051", True),
         ("ipv4:127.0.0.1:1,127.0.0.2:1", True),
         ("ipv6:[::1]:50051", True),
-        ("ipv4:127.0.0.1:1,10.0.0.1:1", False),
+        ("ipv4:127.0.0.1:1,192.0.2.1:1", False),
         ("shop:50051", False),
         ("dns:///shop.example.com:443", False),
         ("dns:shop:443", False),
