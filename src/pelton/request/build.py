@@ -17,7 +17,8 @@ from pelton.core.delivery import Delivery
 from pelton.errors import ConfigError, Problem, RequestError
 from pelton.request.document import refuse
 from pelton.request.expression import Expression, ExpressionError, compile_expression, nearest
-from pelton.request.fields import Mismatch, Write, Writers, kinds_of, type_name
+from pelton.request.fields import Write, Writers, kinds_of, type_name
+from pelton.request.scalars import Mismatch
 from pelton.request.variables import Kind, Reader
 from pelton.subscription import Subscription
 
@@ -182,8 +183,8 @@ class _Checker:
 _MENDS = {
     Kind.STRING: "Write string(…), or event.text for bytes.",
     Kind.BYTES: "Write bytes(…).",
-    Kind.INT: "Write int(…).",
     Kind.DOUBLE: "Write double(…).",
+    Kind.INT: "Write int(…).",
     Kind.BOOL: "Write a comparison, such as … == 'true'.",
     Kind.TIMESTAMP: "Write timestamp(…).",
     Kind.DURATION: "Write duration(…).",

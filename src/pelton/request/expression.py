@@ -140,7 +140,7 @@ def _uses(text: str) -> Iterator[_Use]:
                 continue
             variable, at = f"{token}.{tokens[at + 1][1]}", at + 2
         entry = None
-        if tokens[at][1] == "." and tokens[at + 1][0] == "name":
+        if tokens[at][1] == "." and tokens[at + 1][0] == "name" and tokens[at + 2][1] != "(":
             entry = tokens[at + 1][1]
         elif tokens[at][1] == "[" and tokens[at + 1][0] == "text" and tokens[at + 2][1] == "]":
             entry = _unquote(tokens[at + 1][1])
@@ -158,10 +158,13 @@ def _check(text: str, use: _Use, parameters: Collection[str], delivery: bool) ->
 
     row = VARIABLES.get(use.variable)
     if row is None:
-        root = use.variable.partition(".")[0]
-        names = [name for name in VARIABLES if name.startswith(f"{root}.")]
-        message = f"no such field: {use.variable}" if root != use.variable else f"{root} alone is no value"
-        raise mistake(message, nearest(use.variable, names) or f"There are {', '.join(names)}.")
+        root, _, name = use.variable.partition(".")
+        names = {row.rpartition(".")[2]: row for row in VARIABLES if row.startswith(f"{root}.")}
+        mend = (
+            nearest(name, names).replace("mean ", f"mean {root}.")
+            or f"There are {', '.join(names.values())}."
+        )
+        raise mistake(f"no such field: {use.variable}" if name else f"{root} alone is no value", mend)
     if not delivery and use.variable.startswith("delivery."):
         raise mistake(f"{use.variable} does not exist yet when this is asked", "Use event and params only.")
     if use.tested:
@@ -237,9 +240,9 @@ def _document_reader(path: str, steps: tuple[Step, ...]) -> Reader:
     typed_steps: list[tuple[Any, Any]] = [(step, dict if isinstance(step, str) else list) for step in steps]
 
     def read(event: Event, delivery: Delivery, parameters: Mapping[str, str]) -> Any:
-        value: Any = document_of(event)
-        if value is None and event.value is None:
+        if event.value is None:
             return None
+        value = document_of(event)
         try:
             for step, container in typed_steps:
                 if type(value) is not container:

@@ -1,73 +1,41 @@
 """From a value to a field of a message: what fits, what is converted, what is refused.
 
-Everything that can be known of a field is decided once, here; per event a prepared `Write` is called. Where
-the values come from is `expression.py`, which fields are written is `build.py`.
+Everything that can be known of a field is decided once, here; per event a prepared `Write` is called. Single
+values are `scalars.py`; where they come from is `expression.py`, which fields are written is `build.py`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from pelton.request.expression import nearest
+from pelton.request.scalars import (
+    INT_RANGES,
+    SCALAR_NAMES,
+    Mismatch,
+    called,
+    converter,
+    key_converter,
+    parser,
+)
 from pelton.request.variables import Kind
 
-__all__ = ["Mismatch", "Write", "Writers", "kinds_of", "type_name"]
+__all__ = ["STRUCT_DEPTH_MAX", "Write", "Writers", "kinds_of", "type_name"]
 
 Write = Callable[[Message, Any], None]
-_Convert = Callable[[Any], Any]
-
-
-class Mismatch(Exception):
-    """A value does not fit a field. Quotes no value; `mend` may, and is for values from the configuration."""
-
-    def __init__(self, message: str, mend: str = "") -> None:
-        super().__init__(message)
-        self.mend = mend
-
 
 _F = FieldDescriptor
-_INTS = {
-    _F.TYPE_INT32: (-(1 << 31), (1 << 31) - 1),
-    _F.TYPE_SINT32: (-(1 << 31), (1 << 31) - 1),
-    _F.TYPE_SFIXED32: (-(1 << 31), (1 << 31) - 1),
-    _F.TYPE_UINT32: (0, (1 << 32) - 1),
-    _F.TYPE_FIXED32: (0, (1 << 32) - 1),
-    _F.TYPE_INT64: (-(1 << 63), (1 << 63) - 1),
-    _F.TYPE_SINT64: (-(1 << 63), (1 << 63) - 1),
-    _F.TYPE_SFIXED64: (-(1 << 63), (1 << 63) - 1),
-    _F.TYPE_UINT64: (0, (1 << 64) - 1),
-    _F.TYPE_FIXED64: (0, (1 << 64) - 1),
-}
-_NAMES = {
-    _F.TYPE_DOUBLE: "double",
-    _F.TYPE_FLOAT: "float",
-    _F.TYPE_BOOL: "bool",
-    _F.TYPE_STRING: "string",
-    _F.TYPE_BYTES: "bytes",
-    _F.TYPE_INT32: "int32",
-    _F.TYPE_SINT32: "sint32",
-    _F.TYPE_SFIXED32: "sfixed32",
-    _F.TYPE_UINT32: "uint32",
-    _F.TYPE_FIXED32: "fixed32",
-    _F.TYPE_INT64: "int64",
-    _F.TYPE_SINT64: "sint64",
-    _F.TYPE_SFIXED64: "sfixed64",
-    _F.TYPE_UINT64: "uint64",
-    _F.TYPE_FIXED64: "fixed64",
-}
 _WRAPPERS = frozenset(
     f"google.protobuf.{name}Value"
     for name in ("Double", "Float", "Int64", "UInt64", "Int32", "UInt32", "Bool", "String", "Bytes")
 )
-#: Beyond it a double no longer tells neighbouring integers apart.
-_EXACT_MAX = 1 << 53
-_FLOAT_MAX = 3.4028234663852886e38
+#: Each level of a Struct is three of messages, of which every protobuf parser takes 100: the target could not
+#: read a deeper one.
+STRUCT_DEPTH_MAX = 30
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -76,7 +44,7 @@ def type_name(field: FieldDescriptor) -> str:
     if _is_map(field):
         entry = _message_of(field).fields_by_name
         return f"map<{type_name(entry['key'])}, {type_name(entry['value'])}>"
-    name = _NAMES.get(field.type) or (field.enum_type or _message_of(field)).full_name
+    name = SCALAR_NAMES.get(field.type) or (field.enum_type or _message_of(field)).full_name
     return f"repeated {name}" if field.is_repeated else name
 
 
@@ -90,7 +58,7 @@ def kinds_of(field: FieldDescriptor) -> frozenset[Kind]:
 
 
 def _kinds_of_one(field: FieldDescriptor) -> frozenset[Kind]:
-    if field.type in _INTS:
+    if field.type in INT_RANGES:
         return frozenset((Kind.INT, Kind.UINT))
     if field.type in (_F.TYPE_DOUBLE, _F.TYPE_FLOAT):
         return frozenset((Kind.DOUBLE, Kind.INT, Kind.UINT))
@@ -125,20 +93,6 @@ def _message_of(field: FieldDescriptor) -> Descriptor:
     return field.message_type
 
 
-def _called(value: Any) -> str:
-    """A value's type, in the words of the configuration."""
-    names = {
-        str: "string",
-        bytes: "bytes",
-        bool: "bool",
-        int: "int",
-        float: "double",
-        dict: "map",
-        list: "list",
-    }
-    return "null" if value is None else names.get(type(value), type(value).__name__)
-
-
 class Writers:
     """Makes a `Write` per field, and the fillers of messages once per type: types may contain themselves."""
 
@@ -168,7 +122,7 @@ class Writers:
                 fill(part, value)
 
             return write_message
-        convert = _converter(field)
+        convert = converter(field)
         if field.is_repeated:
             return lambda message, value: getattr(message, name).extend(
                 [convert(item) for item in _list(value)]
@@ -182,13 +136,13 @@ class Writers:
         holder = field
         if field.message_type is not None:
             holder = field.message_type.fields_by_name["value"]
-        parse = _parser(holder)
+        parse = parser(holder)
         write = self.write(field)
         return lambda message, value: write(message, parse(value))
 
     def _write_map(self, field: FieldDescriptor) -> Write:
         name, entry = field.name, _message_of(field).fields_by_name
-        key_of = _key_converter(entry["key"])
+        key_of = key_converter(entry["key"])
         value_field = entry["value"]
         if value_field.message_type is not None:
             fill = self._fill(value_field.message_type)
@@ -199,7 +153,7 @@ class Writers:
                     fill(items[key_of(key)], item)
 
             return write_messages
-        convert = _converter(value_field)
+        convert = converter(value_field)
 
         def write_values(message: Message, value: Any) -> None:
             items = getattr(message, name)
@@ -241,148 +195,19 @@ class Writers:
 
 def _list(value: Any) -> list[Any]:
     if type(value) is not list:
-        raise Mismatch(f"takes a list, not {_called(value)}")
+        raise Mismatch(f"takes a list, not {called(value)}")
     return value
 
 
 def _dict(value: Any) -> dict[Any, Any]:
     if type(value) is not dict:
-        raise Mismatch(f"takes a map, not {_called(value)}")
+        raise Mismatch(f"takes a map, not {called(value)}")
     return value
-
-
-def _converter(field: FieldDescriptor) -> _Convert:
-    """Makes what protobuf takes of a value that fits; protobuf's own checks let some through that do not."""
-    if field.type in _INTS:
-        return _int_converter(*_INTS[field.type], _NAMES[field.type])
-    if field.enum_type is not None:
-        return _enum_converter(field.enum_type)
-    return {
-        _F.TYPE_STRING: _string,
-        _F.TYPE_BYTES: _bytes,
-        _F.TYPE_BOOL: _bool,
-        _F.TYPE_DOUBLE: _double,
-        _F.TYPE_FLOAT: _float,
-    }[field.type]
-
-
-def _string(value: Any) -> str:
-    if type(value) is str:
-        return value
-    raise Mismatch(f"takes a string, not {_called(value)}")
-
-
-def _bytes(value: Any) -> bytes:
-    if type(value) is bytes:
-        return value
-    raise Mismatch(f"takes bytes, not {_called(value)}")
-
-
-def _bool(value: Any) -> bool:
-    if type(value) is bool:
-        return value
-    raise Mismatch(f"takes a bool, not {_called(value)}")
-
-
-def _double(value: Any) -> float:
-    if type(value) is float:
-        return value
-    if type(value) is int:
-        return float(value)
-    raise Mismatch(f"takes a number, not {_called(value)}")
-
-
-def _float(value: Any) -> float:
-    number = _double(value)
-    if _FLOAT_MAX < abs(number) < float("inf"):
-        raise Mismatch("the number is out of the range of a float")
-    return number
-
-
-def _int_converter(low: int, high: int, name: str) -> _Convert:
-    def convert(value: Any) -> int:
-        if type(value) is float and value.is_integer() and abs(value) <= _EXACT_MAX:
-            # JSON has no integers of its own: 5.0 is 5.
-            value = int(value)
-        if type(value) is not int:
-            raise Mismatch(f"takes an integer, not {_called(value)}")
-        if not low <= value <= high:
-            raise Mismatch(f"the number is out of the range of {name}")
-        return value
-
-    return convert
-
-
-def _enum_converter(enum: EnumDescriptor) -> _Convert:
-    by_name = {name: value.number for name, value in enum.values_by_name.items()}
-    numbers = frozenset(by_name.values())
-    integer = _int_converter(*_INTS[_F.TYPE_INT32], "an enum")
-    closed = enum.is_closed if hasattr(enum, "is_closed") else False
-
-    def convert(value: Any) -> int:
-        if type(value) is str:
-            number = by_name.get(value)
-            if number is None:
-                names = ", ".join(by_name)
-                raise Mismatch(
-                    f"the text is no value of {enum.full_name}",
-                    nearest(value, by_name) or f"Its values: {names}.",
-                )
-            return number
-        number = int(integer(value))
-        if closed and number not in numbers:
-            raise Mismatch(f"the number is no value of {enum.full_name}")
-        return number
-
-    return convert
-
-
-def _key_converter(field: FieldDescriptor) -> _Convert:
-    """Keys of maps: names in JSON are texts, whatever the map's keys are."""
-    if field.type == _F.TYPE_STRING:
-        return _string
-    parse, convert = _parser(field), _converter(field)
-    return lambda key: convert(parse(key) if type(key) is str else key)
-
-
-_INTEGER = re.compile(r"-?[0-9]{1,20}")
-
-
-def _parser(field: FieldDescriptor) -> _Convert:
-    """Reads a text as what the field holds."""
-    if field.type in _INTS:
-        return _parse_int
-    if field.type in (_F.TYPE_DOUBLE, _F.TYPE_FLOAT):
-        return _parse_double
-    if field.type == _F.TYPE_BOOL:
-        return _parse_bool
-    if field.type == _F.TYPE_ENUM:
-        return lambda text: int(text) if _INTEGER.fullmatch(text) else text
-    return lambda text: text
-
-
-def _parse_int(text: str) -> int:
-    if _INTEGER.fullmatch(text) is None:
-        raise Mismatch("the text is no integer")
-    return int(text)
-
-
-def _parse_double(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise Mismatch("the text is no number") from None
-
-
-def _parse_bool(text: str) -> bool:
-    if text not in ("true", "false"):
-        raise Mismatch("the text is no bool", "Write true or false.")
-    return text == "true"
 
 
 def _fill_timestamp(message: Any, value: Any) -> None:
     if type(value) is not datetime:
-        raise Mismatch(f"takes a timestamp, not {_called(value)}", "Write timestamp(…).")
+        raise Mismatch(f"takes a timestamp, not {called(value)}", "Write timestamp(…).")
     since = value - _EPOCH
     message.seconds = since.days * 86_400 + since.seconds
     message.nanos = since.microseconds * 1000
@@ -390,14 +215,14 @@ def _fill_timestamp(message: Any, value: Any) -> None:
 
 def _fill_duration(message: Any, value: Any) -> None:
     if type(value) is not timedelta:
-        raise Mismatch(f"takes a duration, not {_called(value)}", "Write duration(…).")
+        raise Mismatch(f"takes a duration, not {called(value)}", "Write duration(…).")
     micros = value // timedelta(microseconds=1)
     seconds, rest = divmod(abs(micros), 1_000_000)
     sign = -1 if micros < 0 else 1
     message.seconds, message.nanos = sign * seconds, sign * rest * 1000
 
 
-def _fill_value(message: Any, value: Any) -> None:
+def _fill_value(message: Any, value: Any, depth: int = 0) -> None:
     kind = type(value)
     if value is None:
         message.null_value = 0
@@ -409,22 +234,35 @@ def _fill_value(message: Any, value: Any) -> None:
         message.number_value = value
     elif kind is list:
         message.list_value.SetInParent()
-        _fill_list_value(message.list_value, value)
+        _fill_list_value(message.list_value, value, depth)
     elif kind is dict:
         message.struct_value.SetInParent()
-        _fill_struct(message.struct_value, value)
+        _fill_struct(message.struct_value, value, depth)
     else:
-        raise Mismatch(f"takes what JSON can say, not {_called(value)}")
+        raise Mismatch(f"takes what JSON can say, not {called(value)}")
 
 
-def _fill_list_value(message: Any, value: Any) -> None:
+def _fill_list_value(message: Any, value: Any, depth: int = 0) -> None:
+    _check_depth(depth)
     for item in _list(value):
-        _fill_value(message.values.add(), item)
+        _fill_value(message.values.add(), item, depth + 1)
 
 
-def _fill_struct(message: Any, value: Any) -> None:
+def _fill_struct(message: Any, value: Any, depth: int = 0) -> None:
+    _check_depth(depth)
     for name, item in _dict(value).items():
-        _fill_value(message.fields[_string(name)], item)
+        _fill_value(message.fields[_name(name)], item, depth + 1)
+
+
+def _name(value: Any) -> str:
+    if type(value) is not str:
+        raise Mismatch(f"takes names that are strings, not {called(value)}")
+    return value
+
+
+def _check_depth(depth: int) -> None:
+    if depth >= STRUCT_DEPTH_MAX:
+        raise Mismatch(f"the value is nested deeper than {STRUCT_DEPTH_MAX}")
 
 
 _WELL_KNOWN: dict[str, Write] = {
