@@ -112,6 +112,8 @@ class Engine:
         #: Dead letters that are out, and those that the broker has refused, until they are produced again.
         self._producing: dict[Delivery, DeadLetter] = {}
         self._unwritten: list[DeadLetter] = []
+        #: Whose dead letters the broker has refused, from then until it takes them.
+        self._refused: set[Delivery] = set()
         self._produce_again_ms = float("inf")
         self._produce_wait_ms = PRODUCE_RETRY_FIRST_MS
         self._intake = Intake(subscription.intake, limits)
@@ -130,6 +132,9 @@ class Engine:
         by_key, by_partition = self._ordering is Ordering.KEY, self._ordering is Ordering.PARTITION
         taken_events = taken_bytes = 0
         settled = False
+        if not opened:
+            # Nothing could have moved before.
+            self.progressed_ms = now_ms
         for event in events:
             offset = event.offset
             if not ledger.admit(offset):
@@ -179,6 +184,7 @@ class Engine:
         breaker = self.breaker
         ended = acked = acked_bytes = 0
         newest_start_ms = 0.0
+        set_aside = -len(self._dead_letters)
         for delivery, outcome in results:
             assert delivery.engine is self
             if delivery.state is not State.CALLING:
@@ -200,7 +206,9 @@ class Engine:
         if acked:
             self._acked(acked, acked_bytes, newest_start_ms, now_ms)
         self._calling -= ended
-        self._ledger.unreserve(ended)
+        # A dead letter keeps its reservation until the broker has it: only then does it settle.
+        set_aside += len(self._dead_letters)
+        self._ledger.unreserve(ended - set_aside)
         self.limits.slots.give(ended)
         self.progressed_ms = now_ms
 
@@ -231,9 +239,12 @@ class Engine:
             dead_letter = self._producing.pop(delivery)
             if error is None:
                 self._settle(delivery, State.DEAD_LETTERED, now_ms)
+                self._ledger.unreserve()
+                self._refused.discard(delivery)
                 self._produce_wait_ms = PRODUCE_RETRY_FIRST_MS
             else:
                 self.tally.dead_letters_failed += 1
+                self._refused.add(delivery)
                 self._unwritten.append(dead_letter)
                 if self._produce_again_ms == float("inf"):
                     self._produce_again_ms = now_ms + self._produce_wait_ms
@@ -248,18 +259,21 @@ class Engine:
             delivery.to(State.QUEUED)
             self._intake.unpark(delivery)
             self._ready.append(delivery)
+            self.progressed_ms = now_ms
         if now_ms >= self._produce_again_ms:
             self._produce_again_ms = float("inf")
             self._dead_letters.extend(self._unwritten)
             self._unwritten.clear()
+            self.progressed_ms = now_ms
 
     def unblock(self, key: bytes) -> None:
         """A call of an earlier assignment in this lane has ended."""
-        count = self._blocked_keys.get(key, 0) - 1
+        count = self._blocked_keys.pop(key, 0) - 1
         if count > 0:
             self._blocked_keys[key] = count
+        if count != 0:
+            # Another call is still out; or none was when this engine began, and the lane is its own.
             return
-        self._blocked_keys.pop(key, None)
         lane = self._lanes.get(key)
         if lane is not None:
             # A lane of a blocked key has never had its head called.
@@ -280,6 +294,8 @@ class Engine:
             if delivery.state is State.CALLING:
                 # Its call goes on without us, and keeps its slot and its lane until it has ended.
                 self._left_behind.add(delivery)
+                # Nobody will hear its answer; if it was the probe, the breaker would wait for it for ever.
+                self.breaker.abandoned(delivery, delivery.started_ms)
             delivery.to(State.RELEASED)
         self._intake.clear()
         self.tally.released += len(self._open)
@@ -290,6 +306,7 @@ class Engine:
         self._lanes.clear()
         self._producing.clear()
         self._unwritten.clear()
+        self._refused.clear()
         self._dead_letters.clear()
 
     # -- What to do about it ---------------------------------------------------------------------------
@@ -328,10 +345,12 @@ class Engine:
 
     def next_deadline(self) -> float:
         """When to tick, in monotonic milliseconds; infinity for not at all."""
+        if self.closed:
+            return float("inf")
         deadline_ms = min(self._commit_due_ms, self._produce_again_ms)
         if self._waiting:
             deadline_ms = min(deadline_ms, self._waiting[0][0])
-        may_start = self.hungry and not self._unwritten and self._stalled_since_ms < 0 and self.limits.slots.free
+        may_start = self.hungry and not self._refused and self._stalled_since_ms < 0 and self.limits.slots.free
         if may_start and not self.breaker.closed:
             deadline_ms = min(deadline_ms, self.breaker.next_probe_ms)
         return deadline_ms
@@ -340,7 +359,7 @@ class Engine:
 
     @property
     def open_events(self) -> int:
-        return len(self._ledger)
+        return 0 if self.closed else len(self._ledger)
 
     @property
     def calling(self) -> int:
@@ -376,7 +395,7 @@ class Engine:
     @property
     def unwritten(self) -> int:
         """Dead letters that the broker has refused; while there are any, nothing new starts."""
-        return len(self._unwritten)
+        return len(self._refused)
 
     @property
     def committed(self) -> int:
@@ -404,11 +423,11 @@ class Engine:
         due_ms = self.progressed_ms
         if self._calling:
             due_ms += self.subscription.timeout_ms
-        elif self._ready and not self.breaker.closed:
-            due_ms = max(due_ms, self.breaker.next_probe_ms)
         elif self._unwritten:
             due_ms = max(due_ms, self._produce_again_ms)
-        elif self._waiting and not self._ready:
+        elif self._ready and not self.breaker.closed:
+            due_ms = max(due_ms, self.breaker.next_probe_ms)
+        elif self._waiting and (not self._ready or self._stalled_since_ms >= 0):
             due_ms = max(due_ms, self._waiting[0][0])
         return max(0.0, now_ms - due_ms)
 
@@ -438,7 +457,7 @@ class Engine:
         room = min(calls_max, slots.free)
         if not breaker.closed:
             room = min(room, 1 if breaker.may_probe(now_ms) else 0)
-        if self._unwritten:
+        if self._refused:
             room = 0
         calls = actions.calls
         stalled = False
@@ -456,7 +475,6 @@ class Engine:
             ready.popleft()
             if delivery.has_preset:
                 self._end_without_call(delivery, now_ms)
-                ledger.unreserve()
                 continue
             delivery.to(State.CALLING)
             delivery.attempt += 1
@@ -482,6 +500,7 @@ class Engine:
     def _end_without_call(self, delivery: Delivery, now_ms: float) -> None:
         if delivery.preset is None:
             self._settle(delivery, State.FILTERED, now_ms)
+            self._ledger.unreserve()
         else:
             self._set_aside(delivery, delivery.preset, now_ms)
 
@@ -613,7 +632,7 @@ class Engine:
 
     def _flow(self) -> Flow | None:
         """Pause at a bound, resume at half of it; pause too while nothing could be done with more."""
-        blocked = self.draining or bool(self._unwritten) or (not self.breaker.closed and self._can_probe())
+        blocked = self.draining or bool(self._refused) or (not self.breaker.closed and self._can_probe())
         if not self.paused:
             if blocked or self._intake.full:
                 self.paused = True
