@@ -104,6 +104,8 @@ class Pump:
         self.joined = False
         self._all_drained: asyncio.Event | None = None
         self._timer: asyncio.TimerHandle | None = None
+        #: What the timer is set for, and the earliest that anybody has asked for.
+        self._armed_ms = float("inf")
         self._timer_ms = float("inf")
         self.transport = open_transport(self.on_results)
         self._sink = open_sink(self)
@@ -413,18 +415,16 @@ class Pump:
 
     def _arm(self) -> None:
         """Have the one timer fire no later than the earliest deadline."""
-        if self._timer_ms == float("inf"):
+        if self._timer_ms >= self._armed_ms:
             return
-        at = self._timer_ms / 1000.0
         if self._timer is not None:
-            if self._timer.when() <= at:
-                return
             self._timer.cancel()
-        self._timer = self._loop.call_at(at, self._tick)
+        self._armed_ms = self._timer_ms
+        self._timer = self._loop.call_at(self._timer_ms / 1000.0, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
-        self._timer_ms = float("inf")
+        self._armed_ms = self._timer_ms = float("inf")
         now_ms = self._now_ms()
         for engine in self._engines.values():
             deadline_ms = engine.next_deadline()

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import sys
 import time
+import traceback
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import uvloop
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -37,6 +41,8 @@ __all__ = ["run"]
 #: Exit codes beyond 0: a failure while running, and a configuration that cannot be used.
 EXIT_FAILED = 1
 EXIT_CONFIG = 2
+#: A bug of ours: what we believe is not so, and going on could lose events.
+EXIT_BUG = 70
 #: After a second signal nothing is waited for: the shell's code for an interrupt.
 EXIT_CUT = 130
 
@@ -68,6 +74,7 @@ class _Service:
     async def run(self, *, check: bool) -> int:
         config = self._config
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._on_exception)
         kafka = secrets.resolve(config.kafka, os.environ)
         # One reading of both clocks: the wall may jump, the deliveries' times must not.
         epoch_ms = time.time() * 1000.0 - loop.time() * 1000.0
@@ -77,8 +84,12 @@ class _Service:
 
         channels = Channels()
         try:
+            subscriptions = [
+                replace(subscription, kafka=secrets.resolve(subscription.kafka, os.environ))
+                for subscription in config.subscriptions
+            ]
             checked = await check_subscriptions(
-                config.subscriptions, kafka, channels, wall_ms_of, source=self._source, create_topics=not check
+                subscriptions, kafka, channels, wall_ms_of, source=self._source, create_topics=not check
             )
             if check:
                 for one in checked:
@@ -160,6 +171,20 @@ class _Service:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop, number)
+
+    def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback has raised. On the data path that is a bug: end at once, and commit nothing more."""
+        error = context.get("exception")
+        ours = isinstance(error, BaseException) and any(
+            frame.f_globals.get("__name__", "").startswith(("pelton.core.", "pelton.bridge."))
+            for frame, _ in traceback.walk_tb(error.__traceback__)
+        )
+        if not ours:
+            loop.default_exception_handler(context)
+            return
+        self._log.critical("bug on the data path: ending without a commit", exc_info=error)
+        logging.shutdown()
+        os._exit(EXIT_BUG)
 
     def _fail(self, name: str, error: BrokerError) -> None:
         self._log.error("subscription failed for good", subscription=name, error=str(error))

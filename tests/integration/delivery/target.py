@@ -1,0 +1,91 @@
+"""The target of the delivery proofs: a process of its own that answers by the oracle and keeps a journal.
+
+Any unary method. Serves until SIGTERM, then writes the journal: one line a call with the times of its start
+and its answer (CLOCK_MONOTONIC, the same for all processes of a computer), kept apart from anything that
+Pelton says of itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import uvloop
+
+from tests.integration.delivery.answers import answer
+
+
+class _Target(grpc.GenericRpcHandler):
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._seed: str = arguments.seed
+        self._delay_s: float = arguments.delay_ms / 1000
+        self._poison_status: str = arguments.poison_status
+        self._poison_keys = {key.encode() for key in arguments.poison_keys.split(",") if key}
+        self.journal: list[tuple[int, int, str, int, str]] = []
+        self._handler = grpc.unary_unary_rpc_method_handler(self._call)
+
+    def service(self, handler_call_details: Any) -> Any:
+        # It offers no reflection; everything else is a method of some service.
+        return None if handler_call_details.method.startswith("/grpc.reflection.") else self._handler
+
+    async def _call(self, request: bytes, context: Any) -> bytes:
+        start_ns = time.monotonic_ns()
+        delivery_id, attempt, key = "", 0, b""
+        for name, value in context.invocation_metadata():
+            if name == "pelton-delivery-id":
+                delivery_id = value
+            elif name == "pelton-attempt":
+                attempt = int(value)
+            elif name == "pelton-key-bin":
+                key = value
+        said = answer(self._seed, delivery_id, attempt)
+        status, trailers = said.status, said.trailers
+        if key in self._poison_keys:
+            status, trailers = self._poison_status, ()
+        if self._delay_s:
+            await asyncio.sleep(self._delay_s)
+        self.journal.append((start_ns, time.monotonic_ns(), delivery_id, attempt, status if not _asks(trailers) else "ASKS"))
+        if trailers:
+            context.set_trailing_metadata(trailers)
+        if status != "OK":
+            context.set_code(grpc.StatusCode[status])
+            context.set_details("as the oracle says")
+        return b""
+
+
+def _asks(trailers: tuple[tuple[str, str], ...]) -> bool:
+    return any(name == "pelton-verdict" for name, _ in trailers)
+
+
+async def _main(arguments: argparse.Namespace) -> None:
+    target = _Target(arguments)
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server.add_generic_rpc_handlers((target,))
+    port = server.add_insecure_port(f"127.0.0.1:{arguments.port}")
+    await server.start()
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    print(port, flush=True)
+    await stop.wait()
+    await server.stop(0)
+    with Path(arguments.journal).open("a", encoding="utf-8") as file:
+        for line in target.journal:
+            file.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--journal", required=True)
+    parser.add_argument("--seed", default="0")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--delay-ms", type=float, default=0.0)
+    parser.add_argument("--poison-status", default="OK")
+    parser.add_argument("--poison-keys", default="")
+    uvloop.run(_main(parser.parse_args()))

@@ -1,0 +1,56 @@
+"""Every event ends as the oracle says, in order for its key, and none is lost: without faults of ours."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+
+from tests.integration.delivery.answers import predict
+from tests.integration.delivery.world import Target, World, pace, serving, until
+
+SEED = "ends"
+EVENTS = 20_000
+#: Beyond what a loop that makes one call at a time, or one a partition, can do with these delays.
+PACE_MIN = 3_000
+DELAY_MS = 3
+
+
+def some_keys(seed: str, count: int) -> list[bytes | None]:
+    """Five hundred keys, an empty one, and one event in fifty without a key."""
+    choose = random.Random(seed)
+    names = [b"key-%d" % number for number in range(499)] + [b""]
+    return [None if choose.random() < 0.02 else choose.choice(names) for _ in range(count)]
+
+
+def test_twenty_thousand_events_end_as_predicted(world: World, note: Callable[[str], None]) -> None:
+    world.publish(some_keys(SEED, EVENTS))
+    predicted: dict[str, str] = {}
+    for lane in world.lanes().values():
+        predicted |= predict(SEED, lane, suspects=True)
+    for event in world.published:
+        if event.key is None:
+            predicted |= predict(SEED, [world.delivery_id(event)], suspects=False)
+    assert len(predicted) == EVENTS
+    assert set(predicted.values()) == {"acked", "dropped", "dead_lettered"}
+
+    with serving(Target(world.directory, "--seed", SEED, "--delay-ms", str(DELAY_MS))) as target:
+        pelton = world.serve(world.configure(target))
+        until(world.all_committed, "every partition to be committed to its end")
+        metrics = pelton.metrics()
+        pelton.stop()
+    calls = target.journal()
+
+    dead = world.dead_letters()
+    taken = {call.delivery_id for call in calls if call.status == "OK"}
+    assert sorted(dead) == sorted(key for key, end in predicted.items() if end == "dead_lettered")
+    assert taken == {key for key, end in predicted.items() if end == "acked"}
+    assert {call.delivery_id for call in calls} == set(predicted)
+    assert world.out_of_order(calls) == []
+    # What Pelton says of itself agrees, though nothing above relies on it.
+    for end in ("acked", "dropped", "dead_lettered"):
+        counted = re.search(rf'pelton_events_settled_total\{{end="{end}",[^}}]*\}} ([0-9.]+)', metrics)
+        assert counted is not None
+        assert float(counted[1]) == sum(was == end for was in predicted.values())
+    note(f"ends: {EVENTS} events at {pace(calls):.0f}/s, {len(calls)} calls, {len(dead)} dead letters, none lost")
+    assert pace(calls) >= PACE_MIN
