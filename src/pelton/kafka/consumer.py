@@ -65,6 +65,8 @@ REASSIGN_AFTER_S: Final = 0.08
 LAG_EVERY_S: Final = 1.0
 #: An error that repeats is logged once in this time.
 SAME_ERROR_LOGGED_EVERY_S: Final = 10.0
+#: Milliseconds where the coordinator answers; without it the group waits for the session's end.
+LEAVE_TIMEOUT_S: Final = 3.0
 #: Beyond the drain: the last commit, leaving the group, closing. The thread is abandoned after it.
 STOP_TIMEOUT_S: Final = 15.0
 
@@ -260,17 +262,30 @@ class Consumer:
             self._ended.set_result(None)
 
     def _leave(self, failure: BrokerError | None) -> None:
-        """The last commit, then out of the group: `close` alone leaves a static member in it for 10 s."""
+        """The last commit, out of the group, and the client's end."""
         try:
             self._run_commands()
             if failure is None:
                 self._commit_now()
-                self._client.unsubscribe()
+                self._leave_group()
             self._client.close()
         except (KafkaException, RuntimeError):
             log.exception("%s: leaving the group failed", self._subscription.name)
         finally:
             self._release_slot()
+
+    def _leave_group(self) -> None:
+        """A close alone leaves a static member in the group for its session of 10 s, and so does one before
+        the leave that `unsubscribe` asks for has been carried out. Then we have no name in the group (the
+        classic protocol) or are in no generation (the newer one)."""
+        client = self._client
+        client.unsubscribe()
+        deadline = time.monotonic() + LEAVE_TIMEOUT_S
+        while client.memberid() and generation_of(client.consumer_group_metadata()):
+            client.poll(POLL_WAIT_SHORT_S)
+            if time.monotonic() > deadline:
+                log.warning("%s: the group did not let go in time", self._subscription.name)
+                break
 
     def _release_slot(self) -> None:
         if self._slot is not None:

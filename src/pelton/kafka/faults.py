@@ -23,6 +23,8 @@ __all__ = [
 _FENCED: Final = frozenset(
     {KafkaError.FENCED_INSTANCE_ID, KafkaError.UNRELEASED_INSTANCE_ID, KafkaError._FENCED}
 )
+#: A fatal error carries its reason in its text alone: the client's binding hands out no second code.
+_FENCED_TEXTS: Final = tuple(KafkaError(code).str() for code in _FENCED)
 _DENIED: Final = frozenset(
     {
         KafkaError._AUTHENTICATION,
@@ -77,7 +79,7 @@ def is_offset_lost(error: KafkaError) -> bool:
 def broker_error(error: KafkaError, doing: str, bootstrap: str) -> BrokerError:
     """`doing` failed at `bootstrap`, said with what to do about it."""
     text = f"{doing} at {bootstrap}: {error.str()} ({error.name()})."
-    if error.code() in _FENCED:
+    if error.code() in _FENCED or any(reason in error.str() for reason in _FENCED_TEXTS):
         return FencedError(
             f"{text} Another process has the same group.instance.id. Slots are told apart by a file lock on "
             "one host: give containers that share a host name, or users that share a host, their own "
