@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pelton.errors import PeltonError, PublishError
     from pelton.event import Event
-    from pelton.kafka.publisher import Publisher
+    from pelton.kafka.publisher import NewEvent, Publisher
     from pelton.sdk.app import App
     from pelton.sdk.context import Context
     from pelton.sdk.decode import Json
@@ -25,6 +25,7 @@ __all__ = [
     "Drop",
     "Event",
     "Json",
+    "NewEvent",
     "PeltonError",
     "PublishError",
     "Publisher",
@@ -41,6 +42,7 @@ _HOME = {
     "Drop": "pelton.sdk.replies",
     "Event": "pelton.event",
     "Json": "pelton.sdk.decode",
+    "NewEvent": "pelton.kafka.publisher",
     "PeltonError": "pelton.errors",
     "PublishError": "pelton.errors",
     "Publisher": "pelton.kafka.publisher",
@@ -48,7 +50,7 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> object:
+def _load(name: str) -> object:
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'pelton' has no attribute {name!r}")
@@ -64,6 +66,10 @@ def __getattr__(name: str) -> object:
     value = getattr(module, name)
     globals()[name] = value  # the next access does not come here
     return value
+
+
+if not TYPE_CHECKING:  # to a type checker every name would be there, the misspelt ones too
+    __getattr__ = _load
 
 
 def __dir__() -> list[str]:
