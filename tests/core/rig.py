@@ -59,7 +59,7 @@ def limits_of(
 
 
 class Rig:
-    """One partition's engine. Keyword arguments that are not its own change the subscription or its retry policy."""
+    """One partition's engine. Other keyword arguments change the subscription or its retry policy."""
 
     def __init__(
         self,

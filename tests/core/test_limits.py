@@ -1,0 +1,95 @@
+"""Bounds in events and bytes, the calls' slots, and the intake's two accounts."""
+
+from __future__ import annotations
+
+import pytest
+
+from pelton.core.delivery import Delivery, State
+from pelton.core.intake import Intake
+from pelton.core.limits import Bound, Limits, Slots
+from pelton.subscription import Intake as Declared
+from tests.core.rig import Rig, event
+
+
+@pytest.mark.parametrize(
+    ("events", "size_bytes", "full", "half_free"),
+    [
+        (0, 0, False, True),
+        (5, 50, False, True),
+        (6, 0, False, False),
+        (0, 51, False, False),
+        (9, 99, False, False),
+        (10, 0, True, False),
+        (0, 100, True, False),
+        (12, 130, True, False),
+    ],
+)
+def test_a_bound_is_full_by_events_or_by_bytes(
+    events: int, size_bytes: int, full: bool, half_free: bool
+) -> None:
+    bound = Bound(10, 100)
+    bound.take(events, size_bytes)
+    assert (bound.full, bound.half_free) == (full, half_free)
+    bound.give(events, size_bytes)
+    assert (bound.events, bound.bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("given", [(2, 0), (0, 2)])
+def test_nothing_is_given_that_was_not_taken(given: tuple[int, int]) -> None:
+    bound = Bound(10, 100)
+    bound.take(1, 1)
+    with pytest.raises(AssertionError):
+        bound.give(*given)
+
+
+def test_slots_are_taken_and_given_and_never_more_than_there_are() -> None:
+    slots = Slots(3)
+    slots.take()
+    slots.take(2)
+    assert (slots.taken, slots.free) == (3, 0)
+    with pytest.raises(AssertionError):
+        slots.take()
+    slots = Slots(3)
+    slots.take(2)
+    slots.give(2)
+    assert slots.free == 3
+    with pytest.raises(AssertionError):
+        slots.give()
+
+
+def test_there_is_at_least_one_slot() -> None:
+    with pytest.raises(AssertionError):
+        Slots(0)
+
+
+def test_limits_take_from_the_process_and_from_the_subscription() -> None:
+    limits = Limits(Bound(10, 1_000), Bound(4, 1_000), Slots(1))
+    limits.take(4, 400)
+    assert limits.subscription.full
+    assert limits.full
+    assert not limits.process.full
+    assert (limits.process.events, limits.process.bytes) == (4, 400)
+    limits.give(2, 200)
+    assert limits.half_free
+    limits.process.take(6, 0)
+    assert not limits.half_free
+
+
+def test_the_intake_has_two_accounts_and_each_delivery_stands_in_one() -> None:
+    limits = Limits(Bound(100, 10_000), Bound(100, 10_000), Slots(1))
+    intake = Intake(Declared(partition_events_max=10, parked_events_max=2), limits)
+    delivery = Delivery(event(0), Rig().engine, None, 50, State.QUEUED)
+    intake.admit(3, 150)
+    intake.park(delivery)
+    assert (intake.active.events, intake.active.bytes) == (2, 100)
+    assert (intake.parked.events, intake.parked.bytes) == (1, 50)
+    assert (limits.process.events, limits.subscription.bytes) == (2, 100)
+    intake.park(delivery)
+    assert intake.full
+    assert not intake.half_free
+    intake.unpark(delivery)
+    assert intake.half_free
+    assert (limits.process.events, intake.parked.events) == (2, 1)
+    intake.clear()
+    assert (limits.process.events, limits.subscription.bytes) == (0, 0)
+    assert (intake.active.events, intake.parked.bytes) == (0, 0)

@@ -1,0 +1,33 @@
+"""The conservation law, in a form that can fail."""
+
+from __future__ import annotations
+
+import pytest
+
+from pelton.core.tally import Tally
+
+ENDS = ["acked", "dropped", "filtered", "dead_lettered", "moved"]
+
+
+@pytest.mark.parametrize("name", [*ENDS, "already_settled", "released"])
+def test_each_event_stands_in_one_number(name: str) -> None:
+    tally = Tally(consumed=3)
+    assert tally.holds(3)
+    assert not tally.holds(2)
+    setattr(tally, name, 1)
+    assert tally.holds(2)
+    assert not tally.holds(3)
+    assert tally.settled == (name in ENDS)
+
+
+@pytest.mark.parametrize(
+    "name", ["attempts", "retries", "late_outcomes", "dead_letters_failed", "maps_refused"]
+)
+def test_what_is_counted_beside_changes_nothing(name: str) -> None:
+    tally = Tally(consumed=1)
+    setattr(tally, name, 5)
+    assert tally.holds(1)
+
+
+def test_tallies_share_nothing() -> None:
+    assert Tally().outcomes is not Tally().outcomes
