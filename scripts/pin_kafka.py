@@ -1,6 +1,6 @@
 """Write the list of jars that `pelton kafka start` downloads, with the size and SHA-256 of each.
 
-Run by hand when the Kafka version changes: `python scripts/pin_kafka.py 4.2.0`. The resolver walks Kafka's
+Run by hand when the Kafka version changes: `python scripts/pin_kafka.py 4.2.2`. The resolver walks Kafka's
 own dependency tree; what it finds is trusted once, here, reviewed as a diff, and compared for ever after.
 """
 

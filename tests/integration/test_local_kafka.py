@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +19,9 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from pelton.errors import LocalKafkaError
+from pelton.local import broker as broker_module
 from pelton.local.broker import LocalKafka
+from pelton.local.ports import free_ports
 from pelton.local.state import State
 from tests.kafka_fixtures import CreateTopic
 
@@ -166,7 +170,9 @@ def test_a_broker_that_cannot_start_shows_why_and_leaves_nothing(tmp_path: Path)
 STARTER = """
 import signal, sys
 from pathlib import Path
+from pelton.local import broker as broker_module
 from pelton.local.broker import LocalKafka
+from pelton.local.ports import free_ports
 
 def ready(kafka):
     print(kafka.status().pid, kafka.directory, flush=True)
@@ -228,3 +234,45 @@ def test_no_orphan_when_the_supervisor_is_killed(tmp_path: Path) -> None:
     with starter(str(tmp_path / "kafka")) as (_process, pid, _directory):
         os.kill(pid, signal.SIGKILL)
         until(lambda: not group_members(pid), "the broker outlives its supervisor")
+
+
+def test_a_port_lost_to_another_process_is_chosen_again(
+    own: LocalKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        lost = taken.getsockname()[1]
+        offers = [[lost, *free_ports(1)], free_ports(2)]
+        expected = offers[1][0]
+        monkeypatch.setattr(broker_module, "free_ports", lambda _count: offers.pop(0))
+        own.start()
+    assert own.bootstrap == f"127.0.0.1:{expected}"
+
+
+def test_a_format_that_was_cut_short_is_finished(own: LocalKafka) -> None:
+    (own.data / "__cluster_metadata-0").mkdir(parents=True)
+    (own.data / "bootstrap.checkpoint").write_text("half")
+    own.start()
+    make_topic(own.bootstrap, "works")
+
+
+def test_two_starts_at_once_give_one_broker(own: LocalKafka) -> None:
+    others = [LocalKafka(own.directory) for _ in range(2)]
+    failures: list[LocalKafkaError] = []
+
+    def start(broker: LocalKafka) -> None:
+        try:
+            broker.start()
+        except LocalKafkaError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=start, args=(broker,)) for broker in others]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    try:
+        assert [("already runs" in str(failure)) for failure in failures] == [True]
+        assert own.status().serving
+    finally:
+        for broker in others:
+            broker.kill()

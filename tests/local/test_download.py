@@ -224,8 +224,9 @@ def test_a_disk_that_fills_up_is_told(
 
 def test_a_place_that_is_no_directory_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(LocalKafkaError, match=r"cannot write to .*PELTON_CACHE_DIR"):
-        fetch_jars(tmp_path / "file" / "below", pins=PINS)
+    for place in (tmp_path / "file" / "below", Path("/proc/nowhere"), tmp_path / ("x" * 300)):
+        with pytest.raises(LocalKafkaError, match=r"cannot write to .*PELTON_CACHE_DIR"):
+            fetch_jars(place, pins=PINS)
 
 
 def test_a_missing_extra_names_the_command() -> None:

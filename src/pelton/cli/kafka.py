@@ -108,7 +108,7 @@ def stop(*, directory: Directory = DIRECTORY) -> None:
 
 
 @app.command
-def status(*, directory: Directory = DIRECTORY) -> None:
+def status(*, directory: Directory = DIRECTORY) -> int:
     """Say whether Kafka runs, and where. Exit code 0 if it serves, 3 if it does not run, 1 if it hangs.
 
     Parameters
@@ -119,14 +119,13 @@ def status(*, directory: Directory = DIRECTORY) -> None:
     found = broker(directory).status()
     if not found.running:
         say(f"no Kafka runs from {found.directory}")
-        raise SystemExit(EXIT_NOT_RUNNING)
+        return EXIT_NOT_RUNNING
     answers = "serves" if found.serving else "runs but does not answer"
     who = f"process {found.pid}, for {age(found.uptime_s)}"
     say(f"Kafka {found.version} {answers} at {found.bootstrap} ({who})")
     say(f"  directory:      {found.directory}")
     say(f"  log:            {found.log}")
-    if not found.serving:
-        raise SystemExit(EXIT_NOT_SERVING)
+    return 0 if found.serving else EXIT_NOT_SERVING
 
 
 @app.command

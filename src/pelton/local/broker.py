@@ -246,11 +246,9 @@ class LocalKafka:
         self._logging.write_text(render(logging_properties(self.log)), encoding="ascii")
 
     def _format(self, java: Path, jars: Sequence[Path]) -> None:
-        """Make the data directory, once. The tool writes its mark of success last."""
+        """Make the data directory, once. The tool writes this mark last, and finishes what was cut short."""
         if (self.data / "meta.properties").exists():
             return
-        # One that was cut short can neither be finished nor run.
-        shutil.rmtree(self.data, ignore_errors=True)
         cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         # The id may begin with a dash, so it stands in one word with its option.
         words = ["format", "--standalone", f"--cluster-id={cluster}", "--config", str(self._settings)]

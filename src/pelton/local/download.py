@@ -199,7 +199,13 @@ def chunks(requests: ModuleType, url: str) -> Iterator[bytes]:
     timeout = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S)
     with requests.get(url, stream=True, timeout=timeout, headers=headers) as response:
         response.raise_for_status()
-        yield from response.iter_content(CHUNK_BYTES)
+        try:
+            yield from response.iter_content(CHUNK_BYTES)
+        except requests.RequestException:
+            raise
+        except OSError as error:
+            # Of the socket, and not to be taken for one of the disk.
+            raise requests.ConnectionError(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -208,14 +214,14 @@ def writing(directory: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # The HTTP client's errors are OSErrors too, and know no errno of a disk.
+        if error.errno is None:
+            # The HTTP client's errors are OSErrors too, without a number: not of this disk.
+            raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise no_space(directory, "it filled up during the download") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise LocalKafkaError(
-                f"cannot write to {directory}: {error.strerror}; set PELTON_CACHE_DIR to another directory"
-            ) from error
-        raise
+        raise LocalKafkaError(
+            f"cannot write to {directory}: {error.strerror}; set PELTON_CACHE_DIR to another directory"
+        ) from error
 
 
 def no_space(directory: Path, detail: str) -> LocalKafkaError:
