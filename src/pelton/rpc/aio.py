@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 import grpc.aio
 
 from pelton.core.delivery import Delivery
-from pelton.core.outcome import CANCELLED_BY_US, Outcome
+from pelton.core.outcome import CANCELLED_BY_US, Outcome, Status
 from pelton.rpc.channels import Channels
 from pelton.rpc.results import Results
 from pelton.rpc.status import illegal, outcome_of_error, outcome_of_ok, too_large
@@ -111,11 +111,12 @@ class AioTransport:
                 if task is not None and task.cancelling():
                     raise
                 outcome = CANCELLED_BY_US
-            except Exception as error:
-                # What grpc.aio could not even send, and says so by no status. Catching everything keeps the
-                # promise of one result a call; retrying what cannot be sent would never end.
-                attempt.cancel()
+            except (grpc.aio.InternalError, TypeError, ValueError) as error:
+                # What gRPC refuses to send, it says by no status; it would refuse it again.
                 outcome = illegal(f"{type(error).__name__}: {str(error)[:200]}")
+            except Exception as error:
+                # Not foreseen. One result for every call is a promise, so it becomes one.
+                outcome = Outcome(Status.UNKNOWN, f"{type(error).__name__}: {str(error)[:200]}")
             if self._open.get(delivery) is attempt:
                 del self._open[delivery]
                 self._results.add(delivery, outcome)

@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import grpc.aio
 
@@ -42,10 +42,12 @@ _Key = tuple[str, Tls | None, Secret | None, int, int]
 class Lease:
     """One user's share of a connection. `channel` may be another one each time it is asked for."""
 
-    def __init__(self, target: Target, connection: _Connection, channels: Channels) -> None:
+    def __init__(
+        self, target: Target, connection: _Connection, give_back: Callable[[_Connection], Awaitable[None]]
+    ) -> None:
         self.target = target
         self._connection: _Connection | None = connection
-        self._channels = channels
+        self._give_back = give_back
 
     def channel(self) -> grpc.aio.Channel:
         """The channel to make calls on now; a new one after the certificates' files have changed."""
@@ -62,7 +64,7 @@ class Lease:
         """Give the share back; the last one closes the connection. May be called twice."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            await self._channels._release(connection)
+            await self._give_back(connection)
 
 
 class Channels:
@@ -90,7 +92,7 @@ class Channels:
         if connection is None:
             connection = self._connections[key] = _Connection(key, target, self._clock)
         connection.leases += 1
-        return Lease(target, connection, self)
+        return Lease(target, connection, self._release)
 
     async def _release(self, connection: _Connection) -> None:
         connection.leases -= 1

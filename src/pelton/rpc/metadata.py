@@ -143,34 +143,30 @@ class CallMetadata:
 
     def _full(self, entries: Metadata, event: Event, parameters: Mapping[str, str]) -> Metadata:
         """Everything an event may bring along, cut to the budget."""
-        whole = True
         kept: list[Entry] = [*entries, *_trace(event)]
         if self._raw and event.record_value is None:
             kept.append(_TOMBSTONE)
+        # In the order in which they are kept: what stands last goes first when the budget is short, and the
+        # subscription's own parameters go last.
+        optional: list[Entry] = []
         for name, entry_name in self._parameters:
             value = parameters.get(name)
             if value is not None:
-                kept.append((entry_name, _text(value.encode())))
-        free_bytes = self._budget_bytes - size_bytes(kept) - _entry_bytes(_CUT)
-        # In the order in which they are kept: what is asked for last goes first when the budget is short.
-        optional: list[Entry] = []
+                optional.append((entry_name, _text(value.encode())))
         if event.key is not None:
             optional.append(("pelton-key-bin", event.key))
         if event.attributes is not None:
             optional.extend(_cloud_event(event))
         if self._headers:
             optional.extend(self._listed(event))
+        free_bytes = self._budget_bytes - size_bytes(kept) - _entry_bytes(_CUT)
         for entry in optional:
             free_bytes -= _entry_bytes(entry)
             if free_bytes < 0:
-                whole = False
+                kept.append(_CUT)
                 break
             kept.append(entry)
-        if whole and free_bytes < 0:
-            # Parameters alone are above the budget: the last to go, since the subscription asked for them.
-            kept = [entry for entry in kept if not entry[0].startswith("pelton-param-")]
-            whole = False
-        return tuple(kept) if whole else (*kept, _CUT)
+        return tuple(kept)
 
     def _listed(self, event: Event) -> list[Entry]:
         """The listed record headers, in their order in the record, repeats kept; a null value is no entry."""

@@ -7,6 +7,7 @@ What comes from the server is bounded in time, size and number before it is kept
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 
 import grpc.aio
@@ -108,11 +109,9 @@ async def _fetch(stream: _Stream, service: str, where: str) -> list[FileDescript
 async def _ask(
     stream: _Stream, request: reflection_pb2.ServerReflectionRequest, what: str, where: str
 ) -> list[bytes]:
-    try:
+    # If the stream has ended already, reading says how.
+    with contextlib.suppress(asyncio.InvalidStateError):
         await stream.write(request.SerializeToString())
-    except asyncio.InvalidStateError:
-        # The stream has ended already; reading says how.
-        pass
     answer = await stream.read()
     if not isinstance(answer, bytes):
         raise TargetSilent(f"{where}: the server ended reflection before it answered for {what}.")

@@ -34,6 +34,10 @@ BATCH_BYTES_MAX = 1 << 20
 #: Cancelled tokens said in one batch; the others wait for the next.
 BATCH_CANCELLED_MAX = 1_000
 
+#: The first batch goes alone: until the handler has answered it, or this is over. A write to a stream that
+#: the server has just refused would hide the server's own status (see `status.py`).
+OPENING_WAIT_S = 0.1
+
 _Call = grpc.aio.StreamStreamCall[bytes, bytes]
 
 
@@ -98,6 +102,7 @@ class Session:
         self._cancelled: deque[int] = deque()
         self._finishing = False
         self._wake = asyncio.Event()
+        self._answered = asyncio.Event()
         self._reason: Outcome | None = None
         self._call: _Call = channel.stream_stream(path)(metadata=metadata)
         self.task = self._loop.create_task(self._run(), name="rpc-session")
@@ -156,6 +161,7 @@ class Session:
             settled = await self._call.read()
             if not isinstance(settled, bytes):
                 break
+            self._answered.set()
             lie = self._settle(settled)
             if lie is not None:
                 return Outcome(Status.UNAVAILABLE, f"the stream was cancelled: the handler {lie}")
@@ -211,6 +217,8 @@ class Session:
                 batch = self._next_batch()
                 if batch is not None:
                     await self._call.write(batch)
+                    if not self._answered.is_set():
+                        await self._opening()
                 elif self._finishing:
                     await self._call.done_writing()
                     return
@@ -220,6 +228,14 @@ class Session:
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             # The stream has ended; the reader has been told why.
             return
+
+    async def _opening(self) -> None:
+        try:
+            async with asyncio.timeout(OPENING_WAIT_S):
+                await self._answered.wait()
+        except TimeoutError:
+            # A handler may well take longer than this to settle anything.
+            self._answered.set()
 
     def _next_batch(self) -> bytes | None:
         """What can be sent now, within the bounds; None where there is nothing."""

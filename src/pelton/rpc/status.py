@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
+import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -73,6 +74,9 @@ _TOO_LARGE = (
     re.compile(r"message exceeds the maximum configured message size"),
 )
 
+#: What grpc.aio makes of a write to a stream that has ended just now, whatever the end was.
+_BROKEN_STREAM = "Internal error from Core"
+_RETRY_INFO = "google.rpc.RetryInfo"
 _STATUS: dict[int, Status] = {status.value: status for status in Status}
 #: Replies that say "ack" and nothing else: nothing at all, and an `Ack` without fields.
 _ACK_REPLIES = frozenset({b"", b"\n\x00"})
@@ -142,6 +146,8 @@ def outcome_of_stream_end(error: grpc.aio.AioRpcError) -> Outcome:
     It speaks of the stream, not of any one event, so it sets none of them aside: a status that would
     dead-letter counts as *may fail*, and a verdict among the trailers is not read.
     """
+    if error.code() is grpc.StatusCode.INTERNAL and error.details() == _BROKEN_STREAM:
+        return Outcome(Status.UNAVAILABLE, "the stream broke while it was written to")
     trailers = tuple(entry for entry in error.trailing_metadata() or () if entry[0] != VERDICT_TRAILER)
     outcome = outcome_of_status(error.code().value[0], error.details() or "", trailers)
     if outcome.status in _EVENT_IS_WRONG or outcome.disposition is Disposition.DEAD_LETTER:
@@ -314,7 +320,7 @@ def _read_retry_info(details: str | bytes) -> float | None:
         return None
     try:
         for detail in status_pb2.Status.FromString(details).details:
-            if detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+            if detail.TypeName() == _RETRY_INFO:
                 info = error_details_pb2.RetryInfo.FromString(detail.value)
                 return _wait_ms(info.retry_delay.seconds, info.retry_delay.nanos)
     except DecodeError:

@@ -62,7 +62,7 @@ class Transport(Protocol):
         ...
 
     async def close(self, drain_ms: float) -> None:
-        """Wait up to `drain_ms` for the calls that are out, cancel the rest, hand over all results, disconnect.
+        """Wait up to `drain_ms` for the calls that are out, cancel the rest, hand all over, disconnect.
 
         May be called twice; returns when nothing of the transport runs any more.
         """
