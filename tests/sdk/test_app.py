@@ -39,7 +39,10 @@ async def test_the_most_exact_handler_is_called() -> None:
     register("neither")
     for type_, subscription in (("order", "a"), ("order", "b"), ("x", "a"), ("x", "b")):
         assert await app.handle(event(type=type_), context(subscription)) is None
-    assert called == ["both", "type", "subscription", "neither"]
+    register("type of c", type="paid")
+    register("subscription c", subscription="c")
+    assert await app.handle(event(type="paid"), context("c")) is None
+    assert called == ["both", "type", "subscription", "neither", "type of c"]
 
 
 async def test_nobody_for_an_event_is_a_dead_letter() -> None:
