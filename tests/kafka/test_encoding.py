@@ -49,8 +49,9 @@ def test_key_headers_and_partition() -> None:
 
 def test_an_attribute_makes_it_a_cloudevent() -> None:
     local = datetime(2020, 1, 1, tzinfo=timezone(timedelta(hours=1)))
+    extensions = {"n": 1, "b": True}
     got = record(
-        {"a": 1}, type="order", id="7", subject="s", time=local, schema="urn:x", attributes={"n": 1, "b": True}
+        {"a": 1}, type="order", id="7", subject="s", time=local, schema="urn:x", attributes=extensions
     )
     assert dict(got.headers) == {
         "ce_specversion": b"1.0",
