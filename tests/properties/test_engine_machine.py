@@ -1,0 +1,218 @@
+"""Engines of several partitions against a simple model, through everything that can happen to them.
+
+The world and its auditor are in `world.py`; here is only what may happen, in any order. Bounds and the ack
+map's budget are small, so that all of them are reached. When the faults stop everything must settle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+from unittest.mock import patch
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from pelton.core import ackmap
+from pelton.core.limits import Bound, Limits, Slots
+from pelton.core.outcome import ACKED, CANCELLED_BY_US, Outcome, Status, Verdict
+from pelton.event import Event
+from pelton.subscription import Intake, OnExhausted, Ordering, RetryPolicy
+from tests.core.rig import SUBSCRIPTION
+from tests.properties.profile import tried
+from tests.properties.world import WRONG, Place, World
+
+PARTITIONS = 2
+LOG_EVENTS_MAX = 60
+
+keys = st.sampled_from([None, b"", b"a", b"a", b"b", b"c"])
+outcomes = st.one_of(
+    st.just(ACKED),
+    st.just(ACKED),
+    st.sampled_from(Status).map(Outcome),
+    st.builds(Outcome, st.sampled_from([Status.UNAVAILABLE, Status.UNKNOWN])),
+    st.builds(Outcome, st.sampled_from(Status), verdict=st.sampled_from(Verdict)),
+    st.builds(
+        Outcome,
+        st.sampled_from([Status.UNKNOWN, Status.UNAVAILABLE]),
+        retry_after_ms=st.sampled_from([0.0, 50.0, 9_000.0]),
+        final=st.booleans(),
+    ),
+    st.sampled_from([CANCELLED_BY_US, WRONG]),
+)
+
+
+class EngineMachine(RuleBasedStateMachine):
+    world: World
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches: list[Any] = []
+
+    @initialize(
+        ordering=st.sampled_from([Ordering.KEY, Ordering.KEY, Ordering.PARTITION, Ordering.NONE]),
+        on_exhausted=st.sampled_from([OnExhausted.DEAD_LETTER, OnExhausted.DEAD_LETTER, OnExhausted.HOLD]),
+        attempts=st.integers(1, 4),
+        concurrency=st.sampled_from([1, 2, 5, 20]),
+        events_max=st.sampled_from([1, 4, 12, 100]),
+        bytes_max=st.sampled_from([40, 200, 10_000]),
+        budget=st.sampled_from([3, 8, 3_063]),
+        jitter=st.sampled_from([0.0, 0.5, 1.0]),
+    )
+    def begin(
+        self,
+        ordering: Ordering,
+        on_exhausted: OnExhausted,
+        attempts: int,
+        concurrency: int,
+        events_max: int,
+        bytes_max: int,
+        budget: int,
+        jitter: float,
+    ) -> None:
+        self.patches = [
+            patch.object(ackmap, "PAYLOAD_BYTES_MAX", budget),
+            patch.object(ackmap, "BITSET_OFFSETS_MAX", budget * 8),
+        ]
+        for one in self.patches:
+            one.start()
+        subscription = replace(
+            SUBSCRIPTION,
+            ordering=ordering,
+            concurrency=concurrency,
+            retry=RetryPolicy(attempts=attempts, backoff_max_ms=2_000.0, on_exhausted=on_exhausted),
+            intake=Intake(
+                partition_events_max=events_max,
+                partition_bytes_max=bytes_max,
+                parked_events_max=events_max,
+                parked_bytes_max=bytes_max,
+            ),
+        )
+        limits = Limits(
+            Bound(events_max * 2, bytes_max * 2), Bound(events_max + 1, bytes_max * 2), Slots(concurrency)
+        )
+        self.world = World(subscription, limits, PARTITIONS, jitter)
+        for place in self.world.places:
+            self.world.assign(place)
+
+    def teardown(self) -> None:
+        try:
+            if hasattr(self, "world"):
+                self.world.come_to_rest()
+        finally:
+            for one in self.patches:
+                one.stop()
+
+    def place(self, number: int) -> Place:
+        return self.world.places[number]
+
+    # -- What may happen ---------------------------------------------------------------------------------
+
+    @rule(
+        number=st.integers(0, PARTITIONS - 1),
+        events=st.lists(
+            st.tuples(st.sampled_from([1, 1, 1, 3, 90]), keys, st.integers(0, 30)), min_size=1, max_size=12
+        ),
+    )
+    def publish(self, number: int, events: list[tuple[int, bytes | None, int]]) -> None:
+        log = self.place(number).log
+        for gap, key, size_bytes in events[: LOG_EVENTS_MAX - len(log)]:
+            offset = (log[-1].offset if log else -1) + gap
+            value = bytes(size_bytes)
+            log.append(Event("events", number, offset, key, value, value, (), 0))
+
+    @rule(
+        number=st.integers(0, PARTITIONS - 1),
+        count=st.integers(1, 12),
+        intents=st.one_of(
+            st.just([]), st.lists(st.sampled_from(["call", "call", "filter", "flaw"]), max_size=12)
+        ),
+    )
+    def poll(self, number: int, count: int, intents: list[str]) -> None:
+        place = self.place(number)
+        if place.engine is not None and not place.engine.draining and not place.engine.paused:
+            self.world.poll(place, count, intents)
+
+    @rule(number=st.integers(0, PARTITIONS - 1), calls_max=st.sampled_from([0, 1, 2, 100, 100]))
+    def act(self, number: int, calls_max: int) -> None:
+        self.world.act(self.place(number), calls_max)
+
+    @rule()
+    def everybody_acts(self) -> None:
+        for place in self.world.places:
+            self.world.act(place)
+
+    @precondition(lambda self: self.world.out)
+    @rule(data=st.data(), count=st.integers(1, 6))
+    def answer(self, data: st.DataObject, count: int) -> None:
+        told = []
+        left = list(self.world.out)
+        for _ in range(min(count, len(left))):
+            told.append((left.pop(data.draw(st.integers(0, len(left) - 1))), data.draw(outcomes)))
+        self.world.answer(told)
+
+    @precondition(lambda self: self.world.out)
+    @rule(status=st.sampled_from([Status.UNAVAILABLE, Status.UNIMPLEMENTED, Status.OK]))
+    def answer_all(self, status: Status) -> None:
+        outcome = ACKED if status is Status.OK else Outcome(status)
+        self.world.answer([(delivery, outcome) for delivery in list(self.world.out)])
+
+    @precondition(lambda self: self.world.answered)
+    @rule(data=st.data())
+    def answer_again(self, data: st.DataObject) -> None:
+        delivery, _ = data.draw(st.sampled_from(self.world.answered))
+        self.world.answer_again(delivery)
+
+    @precondition(lambda self: self.world.letters)
+    @rule(data=st.data(), taken=st.booleans())
+    def produced(self, data: st.DataObject, taken: bool) -> None:
+        delivery = data.draw(st.sampled_from(list(self.world.letters)))
+        self.world.produced(delivery, None if taken else "no leader")
+
+    @rule(ms=st.sampled_from([0.0, 1.0, 60.0, 100.0, 1_000.0, 6_000.0, 40_000.0]))
+    def time_passes(self, ms: float) -> None:
+        self.world.pass_time(ms)
+
+    @rule(number=st.integers(0, PARTITIONS - 1), taken=st.booleans())
+    def commit_is_answered(self, number: int, taken: bool) -> None:
+        place = self.place(number)
+        if place.asked is None or place.engine is None:
+            return
+        if taken:
+            place.committed = place.asked
+        else:
+            place.engine.on_commit_failed(self.world.now_ms)
+        place.asked = None
+
+    @rule(number=st.integers(0, PARTITIONS - 1))
+    def drain(self, number: int) -> None:
+        place = self.place(number)
+        if place.engine is not None:
+            place.engine.drain()
+
+    @rule(number=st.integers(0, PARTITIONS - 1))
+    def let_go(self, number: int) -> None:
+        place = self.place(number)
+        if place.engine is not None and place.engine.draining:
+            self.world.let_go(place)
+
+    @rule(number=st.integers(0, PARTITIONS - 1))
+    def lose(self, number: int) -> None:
+        place = self.place(number)
+        if place.engine is not None:
+            self.world.close(place)
+
+    @rule(number=st.integers(0, PARTITIONS - 1))
+    def assign(self, number: int) -> None:
+        place = self.place(number)
+        if place.engine is None:
+            self.world.assign(place)
+
+    @invariant()
+    def the_books_agree(self) -> None:
+        if hasattr(self, "world"):
+            self.world.audit()
+
+
+EngineMachine.TestCase.settings = tried(80, steps=60)
+TestEngine = EngineMachine.TestCase

@@ -1,0 +1,143 @@
+"""The ledger against a plain set model, with a budget so small that every bound is reached.
+
+The log has holes from the start, and compaction makes more. Offsets are polled in order, start and end in
+any order, and at any moment the process dies and another begins from what was committed last.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import patch
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from pelton.core import ackmap
+from pelton.core.ackmap import AckMap
+from pelton.core.ledger import Ledger
+from tests.properties.profile import tried
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches: list[Any] = []
+        self.log: list[int] = []
+        #: As the auditor sees it: settled for good, and settled but known to the lost process only.
+        self.settled: set[int] = set()
+        self.polled = 0
+        self.open: set[int] = set()
+        self.reserved: set[int] = set()
+
+    @initialize(
+        budget=st.sampled_from([4, 7, 12, 30, 3_063]),
+        gaps=st.lists(
+            st.one_of(st.just(1), st.just(1), st.integers(1, 4), st.integers(100, 400), st.just(20_000)),
+            min_size=1,
+            max_size=120,
+        ),
+    )
+    def begin(self, budget: int, gaps: list[int]) -> None:
+        self.patches = [
+            patch.object(ackmap, "PAYLOAD_BYTES_MAX", budget),
+            patch.object(ackmap, "BITSET_OFFSETS_MAX", budget * 8),
+        ]
+        for one in self.patches:
+            one.start()
+        offset = -1
+        for gap in gaps:
+            offset += gap
+            self.log.append(offset)
+        self.ledger = Ledger(0)
+        self.committed: tuple[int, str] = (0, "")
+
+    def teardown(self) -> None:
+        for one in self.patches:
+            one.stop()
+
+    @rule(count=st.integers(1, 30))
+    def poll(self, count: int) -> None:
+        for offset in self.log[self.polled : self.polled + count]:
+            self.polled += 1
+            fresh = self.ledger.admit(offset)
+            assert fresh or offset in self.settled, f"{offset} was never settled and is passed over"
+            if fresh:
+                # It may have been settled by a process that died before it could say so.
+                self.settled.discard(offset)
+                self.open.add(offset)
+
+    @precondition(lambda self: self.open - self.reserved)
+    @rule(data=st.data(), count=st.integers(1, 10))
+    def reserve(self, data: st.DataObject, count: int) -> None:
+        for _ in range(count):
+            idle = sorted(self.open - self.reserved)
+            if not idle:
+                return
+            offset = data.draw(st.sampled_from(idle))
+            if self.ledger.reserve(offset):
+                self.reserved.add(offset)
+            else:
+                assert offset != min(self.open), "the lowest may always start"
+
+    @precondition(lambda self: self.reserved)
+    @rule(data=st.data(), count=st.integers(1, 10))
+    def settle(self, data: st.DataObject, count: int) -> None:
+        for _ in range(count):
+            if not self.reserved:
+                return
+            offset = data.draw(st.sampled_from(sorted(self.reserved)))
+            self.ledger.settle(offset)
+            self.ledger.unreserve()
+            self.reserved.discard(offset)
+            self.open.discard(offset)
+            self.settled.add(offset)
+
+    @precondition(lambda self: self.reserved)
+    @rule(data=st.data())
+    def fail(self, data: st.DataObject) -> None:
+        self.reserved.discard(data.draw(st.sampled_from(sorted(self.reserved))))
+        self.ledger.unreserve()
+
+    @rule()
+    def commit(self) -> None:
+        self.committed = (self.ledger.committed, self.ledger.metadata())
+
+    @rule(compacted=st.sets(st.integers(0, 119), max_size=20))
+    def die_and_begin_again(self, compacted: set[int]) -> None:
+        gone = {self.log[at] for at in compacted if at < len(self.log)}
+        self.log = [offset for offset in self.log if offset not in gone]
+        offset, metadata = self.committed
+        self.ledger = Ledger(offset, ackmap.decode(offset, metadata))
+        self.polled = sum(at < offset for at in self.log)
+        self.open, self.reserved = set(), set()
+
+    @invariant()
+    def what_is_committed_is_true(self) -> None:
+        if not hasattr(self, "ledger"):
+            return
+        committed = self.ledger.committed
+        expected = min(self.open, default=None)
+        assert committed == expected if expected is not None else committed >= self.ledger.next_offset
+        # It fits, is read back as it was meant, and speaks of nothing that is open.
+        read = ackmap.decode(committed, self.ledger.metadata())
+        assert not any(offset in read for offset in self.open)
+        for offset in self.log:
+            if offset < committed or offset in read:
+                assert offset in self.settled, f"{offset} would be lost"
+        assert len(self.ledger) == len(self.open)
+
+    @invariant()
+    def what_is_settled_is_said(self) -> None:
+        """As long as compaction has not moved what was read back, nothing that is settled is left unsaid."""
+        if not hasattr(self, "ledger"):
+            return
+        committed, ledger = self.ledger.committed, self.ledger
+        if committed < ledger._carried_end:
+            return
+        read = AckMap(ledger.settled_ranges())
+        for offset in self.log[: self.polled]:
+            assert (offset < committed or offset in read) == (offset not in self.open)
+
+
+LedgerMachine.TestCase.settings = tried(150, steps=40)
+TestLedger = LedgerMachine.TestCase
