@@ -205,6 +205,20 @@ async def test_an_exception_whose_text_cannot_be_made_is_still_a_failure() -> No
     assert answer.message.endswith("Broken: (its text cannot be made)")
 
 
+async def test_a_failure_is_logged_with_what_it_failed_on(caplog: pytest.LogCaptureFixture) -> None:
+    app = App("shop")
+
+    @app.handler
+    async def handle(event: Event) -> None:
+        raise ValueError("no")
+
+    await app.handle(event(), context(attempt=3))
+    [record] = caplog.records
+    assert record.getMessage().endswith("handle failed on notify-shop/events/0/0, attempt 3")
+    assert record.exc_info is not None
+    assert vars(record)["delivery_id"] == "notify-shop/events/0/0"
+
+
 async def test_an_undecodable_event_never_reaches_the_handler() -> None:
     app = App("shop")
 

@@ -130,7 +130,7 @@ class App:
             return Failure(_INVALID_ARGUMENT, f"{handler.name}: {error}")
         except Exception as error:
             # A dataclass's or a model's own code; it will say the same of this event each time.
-            _log.exception("decoding the event failed", extra=_where(handler, context))
+            self._log(handler, context, error)
             return Failure(_INVALID_ARGUMENT, _describe(error))
         try:
             if handler.is_async:
@@ -155,8 +155,22 @@ class App:
         return self._failed(handler, context, wrong)
 
     def _failed(self, handler: Handler, context: Context, error: BaseException) -> Failure:
-        _log.error("handler failed", exc_info=error, extra=_where(handler, context))
+        self._log(handler, context, error)
         return Failure(_UNKNOWN, _describe(error))
+
+    def _log(self, handler: Handler, context: Context, error: BaseException) -> None:
+        attempt = {
+            "handler": handler.name,
+            "delivery_id": context.delivery_id,
+            "subscription": context.subscription,
+            "attempt": context.attempt,
+        }
+        _log.error(
+            "%(handler)s failed on %(delivery_id)s, attempt %(attempt)d",
+            attempt,
+            exc_info=error,
+            extra=attempt,
+        )
 
     def _pool(self) -> Threads:
         if self._threads is None:
@@ -202,10 +216,6 @@ class App:
         from pelton.sdk.serve import run
 
         run(self.serve(address, tls=tls, max_message_bytes=max_message_bytes, drain_timeout=drain_timeout))
-
-
-def _where(handler: Handler, context: Context) -> dict[str, Any]:
-    return {"handler": handler.name, "delivery_id": context.delivery_id, "attempt": context.attempt}
 
 
 def _describe(error: BaseException) -> str:
