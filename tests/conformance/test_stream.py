@@ -109,6 +109,14 @@ async def test_a_late_settlement_lets_go_but_does_not_ack(
     assert target.streams == 1, "a handler that lets go keeps its stream"
 
 
+async def test_a_handler_that_keeps_its_time_keeps_its_stream(target: ScriptedTarget, drive: Drive) -> None:
+    target.scripts["it"] = Script(stream="keeps time")
+    driver = drive(await target.start())
+    assert await driver.call("it", timeout_ms=1_000) == Outcome(Status.DEADLINE_EXCEEDED, "my time is over")
+    assert await driver.call("next") is ACKED
+    assert (target.streams, target.cancelled) == (1, [])
+
+
 async def test_one_that_hangs_costs_the_others_nothing(
     target: ScriptedTarget, drive: Drive, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,10 @@ BATCH_CANCELLED_MAX = 1_000
 #: the server has just refused would hide the server's own status (see `status.py`).
 OPENING_WAIT_S = 0.1
 
+#: The handler is told of this much less than there is (a tenth of it, if that is less), so that one which
+#: ends a late delivery itself and settles it does so before we give it up.
+SETTLE_MARGIN_MS = 50.0
+
 _Call = grpc.aio.StreamStreamCall[bytes, bytes]
 
 
@@ -258,7 +262,8 @@ class Session:
                 earliest_s = min(earliest_s, flight.deadline_s)
                 deliveries.append(delivery_field(flight.body, token))
             # One number for all of them: the time left to the one that has least.
-            timeout_ms = max((earliest_s - now_s) * 1_000.0, 1.0)
+            left_ms = (earliest_s - now_s) * 1_000.0
+            timeout_ms = max(left_ms - min(SETTLE_MARGIN_MS, left_ms / 10), 1.0)
         room = (
             self._bytes_max - len(self._head) - sum(map(len, deliveries)) - BATCH_OVERHEAD_BYTES
         ) // CANCELLED_BYTES
