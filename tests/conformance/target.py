@@ -170,9 +170,6 @@ class ScriptedTarget(grpc.GenericRpcHandler):
                         return
                     case "abort":
                         await context.abort(status(script.code), script.message)
-                    case "keeps time":
-                        await asyncio.sleep(timeout_ms / 1_000)
-                        yield _settlement(delivery.token, Script(code=4, message="my time is over"))
                     case "settle late":
                         pass
                     case other:

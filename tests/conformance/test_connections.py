@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,6 +108,24 @@ async def test_unresolvable(drive: Drive) -> None:
     outcome = await driver.call("it")
     assert (outcome.status, outcome.disposition, outcome.cancelled) == (Status.UNAVAILABLE, None, False)
     assert "no-such-host.invalid" in outcome.message
+
+
+@pytest.mark.parametrize("mode", [DeliveryMode.UNARY, DeliveryMode.HANDLER])
+async def test_addresses_take_turns(target: ScriptedTarget, drive: Drive) -> None:
+    other = ScriptedTarget()
+    addresses = [await target.start(), await other.start()]
+    try:
+        driver = drive("ipv4:" + ",".join(addresses))
+        async with asyncio.timeout(20):
+            # The second connection may stand a moment after the first.
+            while not (target.seen and other.seen):
+                assert await driver.call("it") is ACKED
+        before = len(target.seen), len(other.seen)
+        for _ in range(10):
+            assert await driver.call("it") is ACKED
+        assert (len(target.seen) - before[0], len(other.seen) - before[1]) == (5, 5)
+    finally:
+        await other.stop()
 
 
 async def test_method_that_is_not_there(drive: Drive) -> None:

@@ -257,6 +257,11 @@ async def test_outcome(case: Case, target: ScriptedTarget, drive: Callable[..., 
         assert outcome is ACKED, "the common outcome is shared"
     # And the target is called again without trouble: none of this breaks the connection.
     assert await driver.call("next") is ACKED
+    assert [seen.name for seen in target.seen] == ["it", "next"], "nothing below the engine calls again"
+    assert target.seen[0].metadata["pelton-subscription"] == "notify-shop"
+    if driver.mode is not STREAM:
+        assert target.seen[0].metadata["pelton-delivery-id"] == "notify-shop/events/0/0"
+        assert target.seen[0].metadata["pelton-key-bin"] == b"key"
 
 
 def test_every_status_has_its_disposition() -> None:
