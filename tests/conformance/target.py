@@ -46,6 +46,8 @@ class Seen:
     metadata: dict[str, str | bytes] = field(default_factory=dict)
     token: int = 0
     timeout_ms: float = 0.0
+    #: Which of the streams so far, from 1; 0 for a unary call.
+    stream: int = 0
 
 
 def status(code: int) -> grpc.StatusCode:
@@ -127,6 +129,7 @@ class ScriptedTarget(grpc.GenericRpcHandler):
         self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
     ) -> AsyncIterator[bytes]:
         self.streams += 1
+        number = self.streams
         metadata = dict(context.invocation_metadata() or ())
         async for request in requests:
             batch = handler_pb2.DeliveryBatch.FromString(request)
@@ -134,7 +137,7 @@ class ScriptedTarget(grpc.GenericRpcHandler):
             self.cancelled.extend(batch.cancelled)
             timeout_ms = batch.timeout.ToMilliseconds()
             self.seen.extend(
-                Seen(delivery.event.value.decode(), metadata, delivery.token, timeout_ms)
+                Seen(delivery.event.value.decode(), metadata, delivery.token, timeout_ms, number)
                 for delivery in batch.deliveries
             )
             self._note()

@@ -139,6 +139,22 @@ async def test_one_that_hangs_costs_the_others_nothing(
     assert [seen.name for seen in target.seen].count("slow") == 1
 
 
+async def test_a_retired_stream_is_sent_nothing_new(
+    target: ScriptedTarget, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "GRACE_MS", 10.0)
+    target.scripts |= {"hangs": HANG, "slow": HANG}
+    driver = drive(await target.start())
+    (_, slow, _) = driver.submit("hangs", "slow", "slow", timeouts_ms={"hangs": 50.0, "slow": 60_000.0})
+    async with asyncio.timeout(10):
+        while target.streams < 2:
+            await driver.call("quick")
+    # The old stream's writer wakes first, to say that the slow one is cancelled, and finds the queue filled.
+    driver.cancel(slow[0])
+    assert await driver.call("new") is ACKED
+    assert target.seen[-1].stream == 2
+
+
 async def test_retired_streams_are_bounded(
     target: ScriptedTarget, drive: Drive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
