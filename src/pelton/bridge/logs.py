@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -96,9 +96,6 @@ class PumpLog:
 
     def drain_cut(self, partition: Partition, calls: int) -> None:
         self._log.warning("drain timed out: calls cut, they are made again by the next owner", **_of(partition), calls=calls)
-
-    def commit_failed(self, offsets: Mapping[Partition, int], error: str) -> None:
-        self._log.warning("commit failed, tried again", partitions=len(offsets), error=error)
 
     def offsets_lost(self, partition: Partition, wanted: int, got: int) -> None:
         self._log.error(

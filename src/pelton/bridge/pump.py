@@ -175,16 +175,7 @@ class Pump:
         self._turn(self._now_ms())
 
     def on_committed(self, offsets: Mapping[Partition, int], error: str | None) -> None:
-        if error is None:
-            return
-        self._log.commit_failed(offsets, error)
-        now_ms = self._now_ms()
-        for partition in offsets:
-            engine = self._engines.get(partition)
-            if engine is not None:
-                engine.on_commit_failed(now_ms)
-                self._dirty[engine] = None
-        self._turn(now_ms)
+        """Nobody waits for a commit; one that failed is logged and tried again by the consumer."""
 
     def on_offsets_lost(self, partition: Partition, wanted: int, got: int) -> None:
         """Retention took events before they were read. Loud and counted; there is nothing left to deliver."""
@@ -282,15 +273,11 @@ class Pump:
         calls: list[Call] = []
         refused: list[tuple[Delivery, Outcome]] = []
         build, timeout_ms = self._requests.build, self.subscription.timeout_ms
-        body_bytes_max = self.subscription.target.max_message_bytes
         for delivery in starting:
             try:
                 body, metadata = build(delivery)
             except RequestError as error:
                 refused.append((delivery, _wrong(str(error))))
-                continue
-            if len(body) > body_bytes_max:
-                refused.append((delivery, _wrong(f"request of {len(body)} bytes, target takes {body_bytes_max}")))
                 continue
             calls.append(Call(delivery, body, metadata, timeout_ms))
         if calls:
