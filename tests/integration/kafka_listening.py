@@ -30,10 +30,12 @@ async def until(condition: Callable[[], object], what: str, deadline_s: float = 
         await asyncio.sleep(0.002)
 
 
-def subscription(group: str, *topics: str, start: Start | None = None, **kafka: Any) -> Subscription:
+def subscription(
+    group: str, *topics: str, start: Start | None = None, kafka: Mapping[str, Any] | None = None
+) -> Subscription:
     target = Target("target", "127.0.0.1:1")
     return Subscription(
-        "test", topics, target, "/a.B/C", group, start=start or Start(), kafka=kafka, drain_timeout_ms=5_000
+        "test", topics, target, "/a.B/C", group, start=start or Start(), kafka=kafka or {}
     )
 
 

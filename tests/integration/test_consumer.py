@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -123,8 +124,8 @@ async def test_pause_and_resume_lose_and_repeat_nothing(kafka: LocalKafka, creat
     produce(kafka.bootstrap, topic, [{"value": b"%d" % i, "partition": i % 2} for i in range(20_000)])
     async with consuming(kafka.bootstrap, subscription(f"g-{topic}", topic)) as listener:
         resumes_ms = []
-        for paused in range(1, 6):
-            await until(lambda seen=paused: len(listener.events) >= 1_000 * seen, "events")
+        for round_ in range(1, 6):
+            await until(partial(more_than, listener, 1_000 * round_), "events")
             listener.consumer.pause(partitions)
             listener.consumer.pause([Partition("unknown", 3)])
             await until(still(listener), "the pause to take hold")
@@ -132,7 +133,7 @@ async def test_pause_and_resume_lose_and_repeat_nothing(kafka: LocalKafka, creat
             assert seen < 20_000
             began = time.monotonic()
             listener.consumer.resume(partitions)
-            await until(lambda seen=seen: len(listener.events) > seen, "the first event after the resume")
+            await until(partial(more_than, listener, seen), "the first event after the resume")
             resumes_ms.append((time.monotonic() - began) * 1000)
         await until(lambda: len(listener.events) == 20_000, "all events")
         for number, partition in enumerate(partitions):
@@ -140,6 +141,10 @@ async def test_pause_and_resume_lose_and_repeat_nothing(kafka: LocalKafka, creat
             assert got == [b"%d" % i for i in range(number, 20_000, 2)]
     # Resume without a seek: up to 950 ms.
     assert sorted(resumes_ms)[2] < 300, resumes_ms
+
+
+def more_than(listener: Listening, count: int) -> bool:
+    return len(listener.events) > count
 
 
 def still(listener: Listening) -> Any:
@@ -197,23 +202,28 @@ async def test_a_new_subscription_starts_where_it_says_and_remembers(
     assert listener.values == [*expected, b"meanwhile"]
 
 
-async def test_offsets_lost_to_retention_are_told(kafka: LocalKafka, create_topic: CreateTopic) -> None:
-    topic = create_topic()
+@pytest.mark.parametrize("strategy", ["cooperative-sticky", "range"])
+async def test_offsets_lost_to_retention_are_told(
+    kafka: LocalKafka, create_topic: CreateTopic, strategy: str
+) -> None:
+    topic = create_topic(partitions=2)
     partition = Partition(topic, 0)
-    group = f"g-{topic}"
-    produce(kafka.bootstrap, topic, [{"value": b"%d" % i} for i in range(10)])
-    async with consuming(kafka.bootstrap, subscription(group, topic)) as listener:
+    declared = subscription(f"g-{topic}", topic, kafka={"partition.assignment.strategy": strategy})
+    produce(kafka.bootstrap, topic, [{"value": b"%d" % i, "partition": 0} for i in range(10)])
+    async with consuming(kafka.bootstrap, declared) as listener:
         await until(lambda: len(listener.events) == 10, "10 events")
         listener.consumer.commit({partition: Commit(2, "map")})
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     for future in admin.delete_records([TopicPartition(topic, 0, 6)]).values():
         future.result(10)
-    async with consuming(kafka.bootstrap, subscription(group, topic)) as listener:
+    async with consuming(kafka.bootstrap, declared) as listener:
         await until(lambda: len(listener.events) == 4, "what is left")
+        produce(kafka.bootstrap, topic, [{"value": b"other", "partition": 1}])
+        await until(lambda: len(listener.events) == 5, "an event of the other partition")
         assert listener.offsets_lost == [(partition, 2, 6)]
         assert listener.consumer.statistics().offsets_lost == 1
         assert listener.assigned[partition].offset == 2
-    assert listener.values == [b"6", b"7", b"8", b"9"]
+    assert listener.values == [b"6", b"7", b"8", b"9", b"other"]
     assert not listener.failures
 
 
@@ -254,7 +264,7 @@ async def test_unreadable_metadata_counts_as_none(
                 raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
             return super().committed(partitions, timeout)
 
-    monkeypatch.setattr("pelton.kafka.consumer.confluent_kafka.Consumer", Garbled)
+    monkeypatch.setattr("pelton.kafka.consumer_thread.confluent_kafka.Consumer", Garbled)
     async with consuming(kafka.bootstrap, subscription(group, topic)) as listener:
         await until(lambda: len(listener.events) == 2, "the events behind the commit")
         assert listener.assigned[Partition(topic, 0)].metadata is None
@@ -279,7 +289,7 @@ async def test_a_topic_that_is_deleted_does_not_end_the_consumer(
     gone, stays = create_topic(), create_topic()
     produce(kafka.bootstrap, gone, [{"value": b"x"}])
     settings = {"topic.metadata.refresh.interval.ms": 500}
-    async with consuming(kafka.bootstrap, subscription(f"g-{gone}", gone, stays, **settings)) as listener:
+    async with consuming(kafka.bootstrap, subscription(f"g-{gone}", gone, stays, kafka=settings)) as listener:
         await until(lambda: listener.events, "the first event")
         admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
         for future in admin.delete_topics([gone]).values():

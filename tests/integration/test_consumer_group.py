@@ -37,7 +37,7 @@ async def test_a_member_that_joins_gets_what_the_other_has_drained(
     kafka: LocalKafka, create_topic: CreateTopic, settings: dict[str, Any]
 ) -> None:
     topic = create_topic(partitions=4)
-    declared = subscription(f"g-{topic}", topic, **settings)
+    declared = subscription(f"g-{topic}", topic, kafka=settings)
     produce(kafka.bootstrap, topic, [{"value": b"%d" % i, "partition": i % 4} for i in range(400)])
     first, second = Listening(), Listening()
     first.release_at_once = False
@@ -150,7 +150,7 @@ async def test_two_on_one_host_take_two_slots_and_leave_at_once(
 
 async def test_the_one_that_is_fenced_says_so_and_ends(kafka: LocalKafka, create_topic: CreateTopic) -> None:
     topic = create_topic()
-    declared = subscription(f"g-{topic}", topic, **{"group.instance.id": "the-same"})
+    declared = subscription(f"g-{topic}", topic, kafka={"group.instance.id": "the-same"})
     async with consuming(kafka.bootstrap, declared) as older:
         await until(lambda: older.assigned, "the assignment")
         async with consuming(kafka.bootstrap, declared) as younger:
@@ -165,7 +165,7 @@ async def test_the_one_that_is_fenced_says_so_and_ends(kafka: LocalKafka, create
 
 async def test_new_partitions_are_found(kafka: LocalKafka, create_topic: CreateTopic) -> None:
     topic = create_topic()
-    declared = subscription(f"g-{topic}", topic, **{"topic.metadata.refresh.interval.ms": 300})
+    declared = subscription(f"g-{topic}", topic, kafka={"topic.metadata.refresh.interval.ms": 300})
     async with consuming(kafka.bootstrap, declared) as listener:
         await until(lambda: listener.assigned, "the assignment")
         admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
@@ -193,7 +193,7 @@ async def test_a_start_that_cannot_be_read_yet_is_tried_again(
     setup = Client({"bootstrap.servers": kafka.bootstrap, "group.id": f"g-{topic}"})
     setup.commit(offsets=[TopicPartition(topic, 0, 1, "map")], asynchronous=False)
     setup.close()
-    monkeypatch.setattr("pelton.kafka.consumer.confluent_kafka.Consumer", Slow)
+    monkeypatch.setattr("pelton.kafka.consumer_thread.confluent_kafka.Consumer", Slow)
     async with consuming(kafka.bootstrap, subscription(f"g-{topic}", topic)) as listener:
         await until(lambda: len(listener.events) == 2, "the events")
         assert listener.assigned[Partition(topic, 0)].metadata == "map"
@@ -203,7 +203,7 @@ async def test_a_start_that_cannot_be_read_yet_is_tried_again(
 
 async def test_settings_that_cannot_be_used_raise_at_start(kafka: LocalKafka) -> None:
     async def start(**settings: Any) -> None:
-        declared = subscription("g", "t", **settings)
+        declared = subscription("g", "t", kafka=settings)
         loop = asyncio.get_running_loop()
         servers = {"bootstrap.servers": kafka.bootstrap}
         Consumer(declared, servers, Listening(), loop, drain_timeout_ms=1).start()

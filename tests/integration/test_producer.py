@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 
 from pelton.core.actions import DeadLetter
 from pelton.core.delivery import Delivery, State
@@ -59,7 +61,8 @@ async def producing(bootstrap: str, **settings: Any) -> AsyncIterator[Producing]
 
 async def read(bootstrap: str, topic: str, **options: Any) -> list[Event]:
     settings = {"bootstrap.servers": bootstrap}
-    return [event async for event in tail(settings, topic, **{"start": "beginning", "follow": False, **options})]
+    options = {"start": "beginning", "follow": False, **options}
+    return [event async for event in tail(settings, topic, **options)]
 
 
 async def test_what_is_produced_is_what_is_read(kafka: LocalKafka, create_topic: CreateTopic) -> None:

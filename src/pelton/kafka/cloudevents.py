@@ -48,7 +48,9 @@ _DATE_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d
 _ATTRIBUTE_NAME = re.compile(r"[a-z0-9]+")
 _REQUIRED: Final = ("id", "source", "type")
 #: Attributes with a field of their own; all others are extensions.
-CORE_ATTRIBUTES: Final = frozenset({*_REQUIRED, "specversion", "subject", "time", "datacontenttype", "dataschema"})
+CORE_ATTRIBUTES: Final = frozenset(
+    {*_REQUIRED, "specversion", "subject", "time", "datacontenttype", "dataschema"}
+)
 
 
 class NotACloudEvent(Exception):

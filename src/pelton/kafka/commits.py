@@ -43,11 +43,12 @@ class Commits:
         self._in_flight, self._wanted = self._wanted, {}
         return dict(self._in_flight)
 
-    def answered(self, failed: Collection[Partition], now: float) -> None:
-        """The answer to what `take` gave."""
+    def answered(self, failed: Collection[Partition], now: float) -> Collection[Partition]:
+        """The answer to what `take` gave; returns the partitions that it still concerns."""
         sent, self._in_flight = self._in_flight, {}
         self._awaited = False
         self.settle(sent, failed, now)
+        return sent.keys()
 
     def take_all(self) -> dict[Partition, Commit]:
         """Everything not known to be committed, the request on its way included: for a last word.

@@ -5,14 +5,16 @@ Every method is called on the event loop, in the order in which things happened 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVarTuple
 
 from pelton.errors import BrokerError
 from pelton.event import Event, Partition
 
-__all__ = ["Assigned", "Batch", "ConsumerStatistics", "Listener"]
+__all__ = ["Assigned", "Batch", "ConsumerStatistics", "Listener", "Post"]
+
+_Arguments = TypeVarTuple("_Arguments")
 
 #: The events of one poll by partition, in offset order within each.
 Batch = Sequence[tuple[Partition, list[Event]]]
@@ -63,6 +65,12 @@ class Listener(Protocol):
 
     def on_failed(self, error: BrokerError) -> None:
         """The consumer has ended for good; nothing else is told after this."""
+
+
+class Post(Protocol):
+    """Has a callback run on the event loop, behind all those posted before it."""
+
+    def __call__(self, callback: Callable[[*_Arguments], object], /, *arguments: *_Arguments) -> None: ...
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from confluent_kafka import OFFSET_STORED, Consumer, KafkaError, KafkaException, TopicPartition
 
@@ -26,6 +26,8 @@ log = logging.getLogger("pelton.kafka")
 #: A healthy coordinator answers in milliseconds. One that cannot answer yet (an open transaction of another
 #: member) holds the other partitions up no longer than this.
 ASK_TIMEOUT_S: Final = 1.0
+#: For all new partitions together: a broker that is gone must not keep the thread from polling.
+PLACE_TIMEOUT_S: Final = 5.0
 #: The look with a client of its own has to connect first.
 PROBE_TIMEOUT_S: Final = 10.0
 #: Unreadable metadata has been seen to be readable a moment later: the client had lost its end.
@@ -66,7 +68,14 @@ def place(
 
 def end_of(client: Consumer, partition: Partition) -> tuple[int, int]:
     """The first offset of the partition's log, and the one behind its last."""
-    return client.get_watermark_offsets(TopicPartition(*partition), timeout=ASK_TIMEOUT_S)
+    # None where the time was up, whatever the client's annotations say.
+    found = cast(
+        "tuple[int, int] | None",
+        client.get_watermark_offsets(TopicPartition(*partition), timeout=ASK_TIMEOUT_S),
+    )
+    if found is None:
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+    return found
 
 
 def _committed(
@@ -146,7 +155,11 @@ def _place_fresh(
     meanwhile.
     """
     commits = []
+    deadline = time.monotonic() + PLACE_TIMEOUT_S
     for partition in fresh:
+        if time.monotonic() > deadline:
+            errors[partition] = "not asked yet: the brokers are slow"
+            continue
         try:
             commits.append(TopicPartition(*partition, _by_policy(client, partition, start)))
         except KafkaException as exception:
