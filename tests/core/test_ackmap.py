@@ -260,7 +260,7 @@ def test_what_does_not_inflate_is_refused(payload: bytes) -> None:
 
 
 def test_a_bomb_is_refused_before_it_inflates() -> None:
-    bomb = zlib.compress(b"\x55" * (64 << 20), 9)[:60_000]
+    bomb = zlib.compress(b"\x55" * (8 << 20))
     with pytest.raises(AckMapError, match="more than any map"):
         decode(0, forge(0, BITSET_DEFLATED, bomb))
 

@@ -61,7 +61,7 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.CALLING: frozenset(
         {State.ACKED, State.DROPPED, State.WAITING, State.QUEUED, State.PRODUCING, State.RELEASED}
     ),
-    State.WAITING: frozenset({State.QUEUED, State.PRODUCING, State.RELEASED}),
+    State.WAITING: frozenset({State.QUEUED, State.RELEASED}),
     State.PARKED: frozenset({State.QUEUED, State.RELEASED}),
     State.PRODUCING: frozenset({State.DEAD_LETTERED, State.RELEASED}),
     **{end: frozenset() for end in ENDS},
