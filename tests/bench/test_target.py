@@ -128,8 +128,11 @@ def test_disorder_and_repeats_in_a_stream_are_seen(target: Target) -> None:
             assert settled.acquire(timeout=TIMEOUT_S)
 
     with grpc.insecure_channel(target.address) as channel:
-        for _ in EventHandlerStub(channel).HandleStream(batches(), timeout=TIMEOUT_S):
+        acked: list[int] = []
+        for settlement in EventHandlerStub(channel).HandleStream(batches(), timeout=TIMEOUT_S):
+            acked.extend(settlement.acked)
             settled.release()
+    assert acked == [1, 2, 3]
     stats = target.stats()
     assert (stats["calls"], stats["settled"]) == (3, 2)
     assert (stats["repeats"], stats["disorder"], stats["overlaps"]) == (1, 1, 0)
