@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import cast
 
@@ -58,6 +58,8 @@ class Driver:
         self._waiting: dict[Delivery, asyncio.Future[Outcome]] = {}
         self._offset = 0
         self._inside = False
+        #: Done once, inside the next hand-over: the pump answers results with calls.
+        self.then: Callable[[], None] | None = None
 
     def _on_results(self, results: list[Result]) -> None:
         assert not self._inside, "results came from inside submit or cancel"
@@ -67,6 +69,9 @@ class Driver:
             self.results.append((delivery, outcome))
             # KeyError here is a second result for one call.
             self._waiting.pop(delivery).set_result(outcome)
+        then, self.then = self.then, None
+        if then is not None:
+            then()
 
     def body(self, name: str, padding: int = 0) -> bytes:
         if self.mode is DeliveryMode.UNARY:
@@ -97,6 +102,13 @@ class Driver:
         self.transport.submit(calls)
         self._inside = False
         return submitted
+
+    def submit_again(self, delivery: Delivery, name: str) -> asyncio.Future[Outcome]:
+        """The next attempt of a delivery."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting[delivery] = future
+        self.transport.submit([Call(delivery, self.body(name), self._metadata.of(delivery, {}), 10_000.0)])
+        return future
 
     async def call(
         self, name: str, *, timeout_ms: float = 10_000.0, metadata: Metadata | None = None, padding: int = 0

@@ -131,6 +131,22 @@ async def test_cancel_of_calls_that_are_out(target: ScriptedTarget, drive: Drive
     assert driver.transport.in_flight == 0
 
 
+async def test_a_delivery_is_called_again_while_its_old_call_goes_away(
+    target: ScriptedTarget, drive: Drive
+) -> None:
+    target.scripts["old"] = HANG
+    driver = drive(await target.start())
+    ((delivery, old),) = driver.submit("old")
+    await target.until(lambda: len(target.seen) == 1)
+    again: list[asyncio.Future[Outcome]] = []
+    driver.then = lambda: again.append(driver.submit_again(delivery, "new"))
+    driver.cancel(delivery)
+    assert await finish(old) == [CANCELLED_BY_US]
+    # Not ended by what is left of the old call: the target's own answer.
+    target.scripts["new"] = Script(code=3)
+    assert [outcome.status for outcome in await finish(*again)] == [Status.INVALID_ARGUMENT]
+
+
 async def test_cancel_before_anything_was_sent(target: ScriptedTarget, drive: Drive) -> None:
     driver = drive(await target.start())
     assert await driver.call("warm") is ACKED

@@ -7,7 +7,6 @@ What comes from the server is bounded in time, size and number before it is kept
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 
 import grpc.aio
@@ -17,6 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from pelton.errors import TargetError
 from pelton.rpc.channels import Lease
+from pelton.rpc.transport import Metadata
 
 __all__ = ["TargetSilent", "fetch"]
 
@@ -36,7 +36,9 @@ _FINAL = frozenset(
     {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT}
 )
 
-_Stream = grpc.aio.StreamStreamCall[bytes, bytes]
+#: Asks one question. The method streams both ways, but one question a call is what it allows, too, and it
+#: leaves no write that could meet an end of the stream and hide it (see `status.py`).
+_Ask = grpc.aio.UnaryStreamMultiCallable[bytes, bytes]
 
 
 class TargetSilent(TargetError):
@@ -54,16 +56,14 @@ async def fetch(lease: Lease, method: str) -> list[FileDescriptorProto]:
     try:
         async with asyncio.timeout(TIMEOUT_S):
             for path in _PATHS:
-                stream: _Stream = lease.channel().stream_stream(path)(metadata=lease.authorization())
+                ask: _Ask = lease.channel().unary_stream(path)
                 try:
-                    return await _fetch(stream, service, where)
+                    return await _fetch(ask, lease.authorization(), service, where)
                 except grpc.aio.AioRpcError as error:
                     if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                         continue
                     kind = TargetError if error.code() in _FINAL else TargetSilent
                     raise kind(f"{where}: reflection of {service} failed: {_said(error)}.") from error
-                finally:
-                    stream.cancel()
     except TimeoutError as error:
         raise TargetSilent(f"{where}: no answer to reflection within {TIMEOUT_S:.0f} s.") from error
     raise TargetError(
@@ -76,7 +76,7 @@ def _said(error: grpc.aio.AioRpcError) -> str:
     return f"{error.code().name} {error.details() or ''}".strip()
 
 
-async def _fetch(stream: _Stream, service: str, where: str) -> list[FileDescriptorProto]:
+async def _fetch(ask: _Ask, metadata: Metadata, service: str, where: str) -> list[FileDescriptorProto]:
     """Ask for the service's file, then for each import that has not come along by itself."""
     files: dict[str, FileDescriptorProto] = {}
     total_bytes = 0
@@ -85,7 +85,7 @@ async def _fetch(stream: _Stream, service: str, where: str) -> list[FileDescript
     request = reflection_pb2.ServerReflectionRequest(file_containing_symbol=service)
     what = f"service {service}"
     while True:
-        for serialised in await _ask(stream, request, what, where):
+        for serialised in await _answer(ask, metadata, request, what, where):
             total_bytes += len(serialised)
             if total_bytes > FILES_BYTES_MAX or len(files) >= FILES_MAX:
                 raise TargetError(f"{where}: its descriptors of {service} are larger than Pelton takes.")
@@ -106,13 +106,14 @@ async def _fetch(stream: _Stream, service: str, where: str) -> list[FileDescript
         what = f"file {name}"
 
 
-async def _ask(
-    stream: _Stream, request: reflection_pb2.ServerReflectionRequest, what: str, where: str
+async def _answer(
+    ask: _Ask, metadata: Metadata, request: reflection_pb2.ServerReflectionRequest, what: str, where: str
 ) -> list[bytes]:
-    # If the stream has ended already, reading says how.
-    with contextlib.suppress(asyncio.InvalidStateError):
-        await stream.write(request.SerializeToString())
-    answer = await stream.read()
+    call = ask(request.SerializeToString(), metadata=metadata, timeout=TIMEOUT_S)
+    try:
+        answer = await call.read()
+    finally:
+        call.cancel()
     if not isinstance(answer, bytes):
         raise TargetSilent(f"{where}: the server ended reflection before it answered for {what}.")
     try:
