@@ -28,6 +28,9 @@ _ENTRY_BYTES = 32
 _BEARER_BYTES = 2 << 10
 #: Up to this the key of a plain event cannot break the budget, whatever the topic's name: not counted.
 _KEY_SMALL_BYTES = 1 << 10
+#: More than the entries that are never cut can take: a delivery id and a topic of 249 characters each at
+#: most beyond their names, and the trace context.
+_REQUIRED_BYTES_MAX = 2 << 10
 #: W3C's own bound on what must be carried of a tracestate.
 _TRACESTATE_CHARS_MAX = 512
 
@@ -159,6 +162,11 @@ class CallMetadata:
             optional.extend(_cloud_event(event))
         if self._headers:
             optional.extend(self._listed(event))
+        # Almost always there is room for all; this counts a little too much, and costs little.
+        rough_bytes = sum([len(name) + len(value) for name, value in optional]) * 4 // 3
+        rough_bytes += len(optional) * (_ENTRY_BYTES + 4) + _REQUIRED_BYTES_MAX
+        if rough_bytes <= self._budget_bytes:
+            return (*kept, *optional)
         free_bytes = self._budget_bytes - size_bytes(kept) - _entry_bytes(_CUT)
         for entry in optional:
             free_bytes -= _entry_bytes(entry)
