@@ -117,7 +117,8 @@ def _show_throughput(through: dict[Cell, list[Throughput]]) -> None:
         "target's CPU-s", "faults",
     ]  # fmt: skip
     print(figures.table(head, rows))
-    print("\nFaults: repeats / disorder in a key / overlaps in a key / not committed. Budgets: pure Python.")
+    print("\nFaults: repeats / disorder in a key / overlaps in a key / not committed.")
+    print("Budgets: pure Python; the stream has its own, whatever carries it.")
 
 
 def _show_latency(late: dict[str, list[Latency]]) -> None:
