@@ -2,7 +2,7 @@
 
 Any unary method. Serves until SIGTERM, then writes the journal: one line a call with the times of its start
 and its answer (CLOCK_MONOTONIC, the same for all processes of a computer), kept apart from anything that
-Pelton says of itself.
+Pelton says of itself. Without a seed it takes everything.
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ import grpc
 import grpc.aio
 import uvloop
 
-from tests.integration.delivery.answers import answer
+from tests.integration.delivery.answers import Answer, answer
+
+_TAKEN = Answer()
 
 
 class _Target(grpc.GenericRpcHandler):
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._seed: str = arguments.seed
+        self._hangs: bool = arguments.hang
         self._delay_s: float = arguments.delay_ms / 1000
         self._poison_status: str = arguments.poison_status
         self._poison_keys = {key.encode() for key in arguments.poison_keys.split(",") if key}
-        self.journal: list[tuple[int, int, str, int, str]] = []
+        self.journal: list[tuple[int, int, str, int, str, str]] = []
         self._handler = grpc.unary_unary_rpc_method_handler(self._call)
 
     def service(self, handler_call_details: Any) -> Any:
@@ -45,13 +48,22 @@ class _Target(grpc.GenericRpcHandler):
                 attempt = int(value)
             elif name == "pelton-key-bin":
                 key = value
-        said = answer(self._seed, delivery_id, attempt)
-        status, trailers = said.status, said.trailers
+        status, trailers = _TAKEN.status, _TAKEN.trailers
         if key in self._poison_keys:
-            status, trailers = self._poison_status, ()
-        if self._delay_s:
-            await asyncio.sleep(self._delay_s)
-        self.journal.append((start_ns, time.monotonic_ns(), delivery_id, attempt, status if not _asks(trailers) else "ASKS"))
+            status = self._poison_status
+        elif self._seed:
+            said = answer(self._seed, delivery_id, attempt)
+            status, trailers = said.status, said.trailers
+        ended = "CUT"
+        try:
+            if self._hangs:
+                await asyncio.Event().wait()
+            if self._delay_s:
+                await asyncio.sleep(self._delay_s)
+            ended = "ASKS" if _asks(trailers) else status
+        finally:
+            # A call that nobody waits for any more is cancelled here.
+            self.journal.append((start_ns, time.monotonic_ns(), delivery_id, attempt, ended, context.peer()))
         if trailers:
             context.set_trailing_metadata(trailers)
         if status != "OK":
@@ -83,9 +95,10 @@ async def _main(arguments: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--journal", required=True)
-    parser.add_argument("--seed", default="0")
+    parser.add_argument("--seed", default="")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--delay-ms", type=float, default=0.0)
+    parser.add_argument("--hang", action="store_true")
     parser.add_argument("--poison-status", default="OK")
     parser.add_argument("--poison-keys", default="")
     uvloop.run(_main(parser.parse_args()))

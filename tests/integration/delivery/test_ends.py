@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
-import re
 from collections.abc import Callable
 
 from tests.integration.delivery.answers import predict
-from tests.integration.delivery.world import Target, World, pace, serving, until
+from tests.integration.delivery.processes import Target, serving, until
+from tests.integration.delivery.world import World, pace, some_keys
 
 SEED = "ends"
 EVENTS = 20_000
@@ -16,15 +15,8 @@ PACE_MIN = 3_000
 DELAY_MS = 3
 
 
-def some_keys(seed: str, count: int) -> list[bytes | None]:
-    """Five hundred keys, an empty one, and one event in fifty without a key."""
-    choose = random.Random(seed)
-    names = [b"key-%d" % number for number in range(499)] + [b""]
-    return [None if choose.random() < 0.02 else choose.choice(names) for _ in range(count)]
-
-
 def test_twenty_thousand_events_end_as_predicted(world: World, note: Callable[[str], None]) -> None:
-    world.publish(some_keys(SEED, EVENTS))
+    world.publish_keys(some_keys(SEED, EVENTS))
     predicted: dict[str, str] = {}
     for lane in world.lanes().values():
         predicted |= predict(SEED, lane, suspects=True)
@@ -41,7 +33,7 @@ def test_twenty_thousand_events_end_as_predicted(world: World, note: Callable[[s
         pelton.stop()
     calls = target.journal()
 
-    dead = world.dead_letters()
+    dead = [letter.header("pelton-delivery-id") for letter in world.dead_letters()]
     taken = {call.delivery_id for call in calls if call.status == "OK"}
     assert sorted(dead) == sorted(key for key, end in predicted.items() if end == "dead_lettered")
     assert taken == {key for key, end in predicted.items() if end == "acked"}
@@ -49,8 +41,7 @@ def test_twenty_thousand_events_end_as_predicted(world: World, note: Callable[[s
     assert world.out_of_order(calls) == []
     # What Pelton says of itself agrees, though nothing above relies on it.
     for end in ("acked", "dropped", "dead_lettered"):
-        counted = re.search(rf'pelton_events_settled_total\{{end="{end}",[^}}]*\}} ([0-9.]+)', metrics)
-        assert counted is not None
-        assert float(counted[1]) == sum(was == end for was in predicted.values())
+        counted = metrics.sum("pelton_events_settled_total", end=end)
+        assert counted == sum(was == end for was in predicted.values())
     note(f"ends: {EVENTS} events at {pace(calls):.0f}/s, {len(calls)} calls, {len(dead)} dead letters, none lost")
     assert pace(calls) >= PACE_MIN
