@@ -98,7 +98,7 @@ async def test_settlements_do_not_wait_for_their_batch(serving: Serving) -> None
 
 
 @pytest.mark.parametrize("sync", [False, True])
-async def test_cancelled_tokens_end_their_handler_and_are_not_settled(serving: Serving, sync: bool) -> None:
+async def test_cancelled_tokens_end_their_handler_and_are_settled_as_cancelled(serving: Serving, sync: bool) -> None:
     app, release = App("shop"), threading.Event()
     started: list[int] = []
     cancelled: list[int] = []
@@ -131,7 +131,8 @@ async def test_cancelled_tokens_end_their_handler_and_are_not_settled(serving: S
     await eventually(lambda: len(started) == 3, "the one after it runs, so the cancel has been read")
     release.set()
     assert await stream.close() == grpc.StatusCode.OK
-    assert stream.all == [8, 9]
+    assert stream.acked == [8, 9]
+    assert {token: settlement.code for token, settlement in stream.settled.items()} == {7: 1}
     assert cancelled == ([] if sync else [7])
 
 

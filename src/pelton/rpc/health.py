@@ -41,8 +41,8 @@ class HealthServer:
         if self._serving.get(name) is serving:
             return
         self._serving[name] = serving
-        status = health_pb2.HealthCheckResponse.ServingStatus
-        await self._servicer.set(name, status.SERVING if serving else status.NOT_SERVING)
+        response = health_pb2.HealthCheckResponse
+        await self._servicer.set(name, response.SERVING if serving else response.NOT_SERVING)
 
     async def stop(self) -> None:
         if self._server is not None:

@@ -4,7 +4,8 @@ Who may settle: an attempt is open from its arrival until exactly one of four en
 finds its token gone and is silent.
 1. Its handler ends: settled with the answer.
 2. The batch's timeout passes: its handler is cancelled, settled as DEADLINE_EXCEEDED.
-3. Pelton says it is no longer waited for: its handler is cancelled, not settled.
+3. Pelton says it is no longer waited for: its handler is cancelled, settled as CANCELLED. Nobody waits for
+   the answer, but without one Pelton must believe that the key's handler still runs, and give the stream up.
 4. The server stops before its handler started: not settled. A stream that ends well with attempts open tells
    Pelton to try them elsewhere, at no cost to them.
 
@@ -34,6 +35,7 @@ OPEN_MAX: Final = 4_096
 #: that a gRPC client takes by default.
 SETTLEMENTS_MAX: Final = 500
 
+_CANCELLED: Final = 1
 _INVALID_ARGUMENT: Final = 3
 _DEADLINE_EXCEEDED: Final = 4
 
@@ -107,9 +109,10 @@ class HandlerStream:
     async def _read_batches(self, tasks: asyncio.TaskGroup) -> None:
         while (batch := await self._read()) is not None:
             for token in batch.cancelled:
-                attempt = self._close(token)
+                attempt = self._open.get(token)
                 if attempt is not None and attempt.task is not None:
                     attempt.task.cancel()
+                    self._settle(token, attempt, Failure(_CANCELLED, "no longer waited for"))
             while self._held() >= OPEN_MAX:
                 self._room.clear()
                 await self._room.wait()
@@ -177,11 +180,8 @@ class HandlerStream:
         # The writer runs in the loop's next turn and takes all that has ended until then.
         self._something_to_write.set()
 
-    def _close(self, token: int) -> _Attempt | None:
-        attempt = self._open.pop(token, None)
-        if attempt is None:
-            return None
-        batch = attempt.batch
+    def _close(self, token: int) -> None:
+        batch = self._open.pop(token).batch
         batch.open -= 1
         if not batch.open and batch.timer is not None:
             batch.timer.cancel()
@@ -189,7 +189,6 @@ class HandlerStream:
             self._nothing_open.set()
         if self._held() < OPEN_MAX:
             self._room.set()
-        return attempt
 
     def _held(self) -> int:
         return len(self._open) + len(self._acked) + len(self._settlements)
