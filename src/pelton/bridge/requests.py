@@ -31,14 +31,16 @@ class SubscriptionRequests:
     filter: Filter | None
     parameters: Parameters
     builder: Builder
-    metadata: CallMetadata
+    #: None in stream mode: a delivery within a stream has no metadata of its own.
+    metadata: CallMetadata | None
 
     def accepts(self, event: Event) -> bool:
         return self.filter is None or self.filter.accepts(event)
 
     def build(self, delivery: Delivery) -> tuple[bytes, Metadata]:
         parameters = self.parameters.of(delivery)
-        return self.builder.build(delivery, parameters), self.metadata.of(delivery, parameters)
+        body = self.builder.build(delivery, parameters)
+        return body, () if self.metadata is None else self.metadata.of(delivery, parameters)
 
 
 def prepare(
@@ -75,4 +77,5 @@ def prepare(
         raise ConfigError(problems, source=path)
     assert parameters is not None
     assert builder is not None
-    return SubscriptionRequests(filter_, parameters, builder, CallMetadata(subscription))
+    metadata = None if subscription.mode is DeliveryMode.STREAM else CallMetadata(subscription)
+    return SubscriptionRequests(filter_, parameters, builder, metadata)
