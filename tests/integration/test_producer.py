@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -111,16 +112,20 @@ async def test_a_full_queue_loses_nothing_and_keeps_the_order(
 ) -> None:
     topic = create_topic()
     async with producing(kafka.bootstrap, **{"queue.buffering.max.messages": 10}) as running:
-        for start in range(0, 2_000, 500):
+        running.submit([(0, Outgoing(topic, b"k", b"0"))])
+        assert await running.producer.flush(30_000) == 0  # connected: from here on it is quick
+        for start in range(1, 2_001, 500):
             running.submit([(i, Outgoing(topic, b"k", b"%d" % i)) for i in range(start, start + 500)])
+            # The client's queue gets room while the loop is busy: the next must not overtake the backlog.
+            time.sleep(0.3)  # noqa: ASYNC251
         assert running.producer.statistics().backlog > 1_000
         assert await running.producer.flush(30_000) == 0
         assert running.producer.statistics().queue_full > 0
     assert [error for _, _, error in running.results if error] == []
     assert {item: position.offset for item, position in running.positions.items() if position} == {
-        i: i for i in range(2_000)
+        i: i for i in range(2_001)
     }
-    assert [event.value for event in await read(kafka.bootstrap, topic)] == [b"%d" % i for i in range(2_000)]
+    assert [event.value for event in await read(kafka.bootstrap, topic)] == [b"%d" % i for i in range(2_001)]
 
 
 async def test_beyond_the_backlog_is_refused(

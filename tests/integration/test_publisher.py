@@ -113,6 +113,18 @@ async def test_bytes_bound_the_buffer_and_a_large_event_still_goes(
     assert all(isinstance(result, Published) for result in results)
 
 
+async def test_a_small_event_does_not_overtake_a_large_one_that_waits(
+    kafka: LocalKafka, create_topic: CreateTopic
+) -> None:
+    topic = create_topic()
+    async with Publisher(kafka.bootstrap, topic=topic, buffer_bytes_max=100) as publisher:
+        sizes = (60, 90, 1) * 20
+        results = await asyncio.gather(
+            *(publisher.publish(None, b"x" * size, key="k", partition=0) for size in sizes)
+        )
+    assert [result.position.offset for result in results] == list(range(len(sizes)))
+
+
 async def test_cancelled_callers_leave_nothing_behind(kafka: LocalKafka, create_topic: CreateTopic) -> None:
     topic = create_topic()
     async with Publisher(kafka.bootstrap, topic=topic, buffer_events_max=2) as publisher:
