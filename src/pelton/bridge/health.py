@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING
 
@@ -91,10 +92,12 @@ class HttpServer:
 
     async def start(self) -> int:
         """Listen; returns the port. Raises OSError where the address cannot be had."""
-        sock = self._server.config.bind_socket()
-        port: int = sock.getsockname()[1]
+        host, port = self._server.config.host, self._server.config.port
+        # Not uvicorn's own way, which ends the process where the address is taken.
+        sock = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        taken: int = sock.getsockname()[1]
         self._serving = asyncio.create_task(self._server.serve([sock]), name="http")
-        return port
+        return taken
 
     async def stop(self) -> None:
         self._server.should_exit = True
