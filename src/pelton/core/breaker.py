@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
-__all__ = ["Breaker", "Health"]
+__all__ = ["PROBE_FIRST_MS", "Breaker", "Health"]
 
 #: Open at this share of unwell outcomes ...
 UNWELL_SHARE = 0.5

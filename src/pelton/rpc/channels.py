@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 
 import grpc.aio
 
+from pelton.core.breaker import PROBE_FIRST_MS
 from pelton.errors import TargetError
 from pelton.rpc.security import CHECK_INTERVAL_S, Bearer, Certificates, check_target
 from pelton.rpc.transport import Metadata
@@ -24,10 +25,12 @@ log = logging.getLogger(__name__)
 
 #: The largest reply that is read: replies carry a verdict, not data, so gRPC's own default is plenty.
 REPLY_BYTES_MAX = 4 << 20
-#: A lost connection is tried again after the first of these, then ever later up to the second. gRPC's own
-#: 120 s would outlast the breaker's probes, which then fail without anyone having tried.
+#: A lost connection is tried again after the first of these, then ever later up to the second. A probe that
+#: comes while the channel rests fails without anyone having tried, and the next one is seconds away: gRPC's
+#: own 120 s would outlast many, and 5 s made a target that was back wait for 7 s. So it rests no longer than
+#: the breaker does before its first probe.
 RECONNECT_MIN_MS = 100
-RECONNECT_MAX_MS = 5_000
+RECONNECT_MAX_MS = int(PROBE_FIRST_MS)
 #: One attempt to connect; gRPC's own 20 s is longer than a call waits.
 CONNECT_TIMEOUT_MS = 5_000
 #: How long calls on a connection with outdated certificates may go on; above every sane `timeout`.
