@@ -97,7 +97,9 @@ class Metrics:
     """One scrape."""
 
     def __init__(self, text: str) -> None:
-        self._samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+        self._samples = [
+            sample for family in text_string_to_metric_families(text) for sample in family.samples
+        ]
 
     def sum(self, name: str, **labels: str) -> float:
         """All samples of this name that have these labels, added up; 0 where there is none."""
@@ -118,7 +120,10 @@ class Pelton:
         self._log = log.open("ab")
         self.started_ns = time.monotonic_ns()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pelton", "serve", "-c", str(config)], cwd=ROOT, stderr=self._log, stdout=self._log
+            [sys.executable, "-m", "pelton", "serve", "-c", str(config)],
+            cwd=ROOT,
+            stderr=self._log,
+            stdout=self._log,
         )
 
     # -- How it ends -------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ import uvloop
 from tests.integration.delivery.answers import Answer, answer
 
 _TAKEN = Answer()
+#: Start, end, delivery id, attempt, status, peer.
+_Line = tuple[int, int, str, int, str, str]
 
 
 class _Target(grpc.GenericRpcHandler):
@@ -31,8 +34,8 @@ class _Target(grpc.GenericRpcHandler):
         self._delay_s: float = arguments.delay_ms / 1000
         self._poison_status: str = arguments.poison_status
         self._poison_keys = {key.encode() for key in arguments.poison_keys.split(",") if key}
-        self.journal: list[tuple[int, int, str, int, str, str]] = []
-        self._handler = grpc.unary_unary_rpc_method_handler(self._call)
+        self.journal: list[_Line] = []
+        self._handler: Any = grpc.unary_unary_rpc_method_handler(self._call)
 
     def service(self, handler_call_details: Any) -> Any:
         # It offers no reflection; everything else is a method of some service.
@@ -76,7 +79,7 @@ def _asks(trailers: tuple[tuple[str, str], ...]) -> bool:
     return any(name == "pelton-verdict" for name, _ in trailers)
 
 
-async def _main(arguments: argparse.Namespace) -> None:
+async def _main(arguments: argparse.Namespace) -> list[_Line]:
     target = _Target(arguments)
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers((target,))
@@ -84,12 +87,11 @@ async def _main(arguments: argparse.Namespace) -> None:
     await server.start()
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    print(port, flush=True)
+    sys.stdout.write(f"{port}\n")
+    sys.stdout.flush()
     await stop.wait()
     await server.stop(0)
-    with Path(arguments.journal).open("a", encoding="utf-8") as file:
-        for line in target.journal:
-            file.write(json.dumps(line) + "\n")
+    return target.journal
 
 
 if __name__ == "__main__":
@@ -101,4 +103,8 @@ if __name__ == "__main__":
     parser.add_argument("--hang", action="store_true")
     parser.add_argument("--poison-status", default="OK")
     parser.add_argument("--poison-keys", default="")
-    uvloop.run(_main(parser.parse_args()))
+    arguments = parser.parse_args()
+    lines = uvloop.run(_main(arguments))
+    with Path(arguments.journal).open("a", encoding="utf-8") as file:
+        for line in lines:
+            file.write(json.dumps(line) + "\n")

@@ -1,4 +1,4 @@
-"""Two instances on one host, named by nobody: one joins under load, one leaves, and no event is called twice."""
+"""Two instances on one host, named by nobody: one joins under load, one leaves, and nothing repeats."""
 
 from __future__ import annotations
 
@@ -68,15 +68,20 @@ def test_one_joins_and_one_leaves(world: World, note: Callable[[str], None]) -> 
 
     last_of_first_ns = max(call.end_ns for call in firsts)
     taken = [
-        min(call.start_ns for call in seconds if partition_of(call) == number and call.start_ns > last_of_first_ns)
+        min(
+            call.start_ns
+            for call in seconds
+            if partition_of(call) == number and call.start_ns > last_of_first_ns
+        )
         for number in partitions(together)
         if any(partition_of(call) == number and call.start_ns > last_of_first_ns for call in seconds)
     ]
     assert taken, "nothing of what the first had owned was left"
     note(
-        f"instances: {len(firsts)} calls by the first, {len(seconds)} by the second, at {pace(calls):.0f} events/s;"
-        f" stop took {(left_ns - leaving_ns) / 1e9:.2f} s; first call of a partition of the one that left"
-        f" {(min(taken) - left_ns) / 1e9:.2f} s after its exit, of its last {(max(taken) - left_ns) / 1e9:.2f} s;"
+        f"instances: {len(firsts)} calls by one, {len(seconds)} by the other, at {pace(calls):.0f} events/s;"
+        f" stop took {(left_ns - leaving_ns) / 1e9:.2f} s; next call of its partitions"
+        f" {(min(taken) - left_ns) / 1e9:.2f} s after its exit, of the last one"
+        f" {(max(taken) - left_ns) / 1e9:.2f} s;"
         " 0 repeats, none lost"
     )
     assert (max(taken) - left_ns) / 1e9 < HAND_OVER_MAX_S

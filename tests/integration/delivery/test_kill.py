@@ -39,7 +39,7 @@ class Kill:
 
 
 def in_full_swing(world: World, pelton: Pelton) -> float:
-    """Wait until this life has done its share and has calls out; returns the longest round trip of a commit."""
+    """Wait until this life has done its share, with calls out; returns the longest round trip of a commit."""
     commit_s = 0.0
 
     def busy() -> bool:
@@ -78,7 +78,9 @@ def test_none_lost_and_few_repeated(world: World, note: Callable[[str], None]) -
     assert world.out_of_order(calls, killed=True) == []
     # The calls of one life each: a life has one connection. What began after the exec may still be the old
     # one's, on its way through the sockets.
-    lives = [list(life) for _, life in groupby(sorted(calls, key=lambda call: call.peer), lambda call: call.peer)]
+    lives = [
+        list(life) for _, life in groupby(sorted(calls, key=lambda call: call.peer), lambda call: call.peer)
+    ]
     lives.sort(key=lambda life: life[0].start_ns)
     assert len(lives) == KILLS + 1
     again = set(repeats(calls))
@@ -95,9 +97,13 @@ def test_none_lost_and_few_repeated(world: World, note: Callable[[str], None]) -
         first_s = (life[0].start_ns - kill.restarted_ns) / 1e9
         note(
             f"kill {number}: {left} events left, {len(out)} calls out, {len(repeated)} repeats"
-            f" (bound {len(out)} + {len(settled)}, a commit took {kill.commit_ns / 1e6:.0f} ms), first call {first_s:.2f} s after exec"
+            f" (bound {len(out)} + {len(settled)}, a commit took {kill.commit_ns / 1e6:.0f} ms),"
+            f" first call {first_s:.2f} s after exec"
         )
         assert len(repeated) <= len(out) + len(settled)
         assert first_s < FIRST_CALL_MAX_S
-    note(f"kill: {pace(lives[0]):.0f} events/s until the first one, {len(again)} repeats in all, none lost of {len(world.published)}")
+    note(
+        f"kill: {pace(lives[0]):.0f} events/s until the first one, {len(again)} repeats in all,"
+        f" none lost of {len(world.published)}"
+    )
     assert pace(lives[0]) >= PACE_MIN

@@ -6,6 +6,7 @@ what Pelton says of itself.
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections import defaultdict
@@ -14,11 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, IsolationLevel, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # not in __all__
 
 from tests.integration.delivery.processes import DEADLINE_S, Call, Pelton, Target
 
-__all__ = ["Draft", "Log", "Published", "World", "out_together_max", "pace", "repeats", "share_of", "some_keys"]
+__all__ = [
+    "Draft",
+    "Log",
+    "Published",
+    "World",
+    "out_together_max",
+    "pace",
+    "repeats",
+    "some_keys",
+]
 
 Headers = tuple[tuple[str, bytes | None], ...]
 
@@ -63,7 +73,8 @@ class Log:
 
     def ends(self, topic: str) -> dict[int, int]:
         partitions = self._admin.list_topics(topic, timeout=DEADLINE_S).topics[topic].partitions
-        request = {TopicPartition(topic, number): OffsetSpec.latest() for number in partitions}
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        request = {TopicPartition(topic, number): latest for number in partitions}
         futures = self._admin.list_offsets(request, isolation_level=IsolationLevel.READ_COMMITTED)
         return {tp.partition: future.result(DEADLINE_S).offset for tp, future in futures.items()}
 
@@ -77,7 +88,9 @@ class Log:
         """Everything in a topic, in offset order within a partition."""
         ends = self.ends(topic)
         wanted = sum(ends.values())
-        reader = Consumer({"bootstrap.servers": self.bootstrap, "group.id": "unused", "enable.auto.commit": False})
+        reader = Consumer(
+            {"bootstrap.servers": self.bootstrap, "group.id": "unused", "enable.auto.commit": False}
+        )
         reader.assign([TopicPartition(topic, number, 0) for number in ends])
         found: list[Published] = []
         end = time.monotonic() + DEADLINE_S
@@ -89,9 +102,10 @@ class Log:
                 number, offset = message.partition(), message.offset()
                 assert number is not None
                 assert offset is not None
-                found.append(
-                    Published(number, offset, message.key(), message.value(), headers, message.timestamp()[1])  # type: ignore[arg-type]
-                )
+                key, value, (_, timestamp_ms) = message.key(), message.value(), message.timestamp()
+                assert not isinstance(key, str)
+                assert not isinstance(value, str)
+                found.append(Published(number, offset, key, value, headers, timestamp_ms))
         reader.close()
         return found
 
@@ -108,12 +122,14 @@ class Log:
             }
         )
         count = 0
-        for count, draft in enumerate(drafts, 1):  # noqa: B007 - how many there were
+        for count, draft in enumerate(drafts, 1):
 
             def reported(error: object, message: object, at: int = count, draft: Draft = draft) -> None:
                 assert error is None, error
                 number, offset = message.partition(), message.offset()  # type: ignore[attr-defined]
-                done[at] = Published(number, offset, draft.key, draft.value, draft.headers, draft.timestamp_ms)
+                done[at] = Published(
+                    number, offset, draft.key, draft.value, draft.headers, draft.timestamp_ms
+                )
 
             producer.produce(
                 topic,
@@ -151,7 +167,7 @@ class World:
         self.publish(Draft(key) for key in keys)
 
     def keep_backlog(self, seed: str, least: int) -> None:
-        """Publish more where fewer than `least` events are left: however fast it goes, load does not run out."""
+        """Publish more where fewer than `least` are left: however fast it goes, load does not run out."""
         while len(self.published) - self.passed() < least:
             self.publish_keys(some_keys(f"{seed}-{len(self.published)}", least))
 
@@ -237,14 +253,16 @@ subscriptions:
             by_id[call.delivery_id].append(call)
         wrong: list[str] = []
         for lane in self.lanes().values():
-            for before, after in zip(lane, lane[1:], strict=False):
+            for before, after in itertools.pairwise(lane):
                 if after in by_id and (
                     before not in by_id or by_id[before][0].end_ns > by_id[after][0].start_ns
                 ):
                     wrong.append(f"{after} was called before {before} had been")
             place = {delivery_id: number for number, delivery_id in enumerate(lane)}
             last: dict[str, Call] = {}
-            for call in sorted((call for each in lane for call in by_id[each]), key=lambda call: call.start_ns):
+            for call in sorted(
+                (call for each in lane for call in by_id[each]), key=lambda call: call.start_ns
+            ):
                 process = call.peer if killed else ""
                 earlier = last.get(process)
                 if earlier is not None and place[earlier.delivery_id] > place[call.delivery_id]:
@@ -277,10 +295,6 @@ def out_together_max(calls: Sequence[Call]) -> int:
         out += change
         most = max(most, out)
     return most
-
-
-def share_of(part: int, whole: int) -> str:
-    return f"{100 * part / max(1, whole):.0f} %"
 
 
 def repeats(calls: Sequence[Call]) -> list[Call]:
