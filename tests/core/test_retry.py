@@ -116,8 +116,12 @@ def test_what_an_attempt_burns(
 
 @pytest.mark.parametrize("disposition", [RETRY, UNWELL, MISWIRED])
 def test_the_targets_last_word(disposition: Disposition) -> None:
-    decision = after(disposition, Outcome(Status.UNKNOWN, final=True))
+    last = Outcome(Status.UNKNOWN, final=True)
+    decision = after(disposition, last)
     assert (decision.do, decision.burn, decision.exhausted) == (Do.DEAD_LETTER, 1, True)
+    # What is held stays, and this attempt does not count once more with the next.
+    held = after(disposition, last, replace(POLICY, on_exhausted=OnExhausted.HOLD), unburned=1)
+    assert (held.do, held.burn, held.unburned) == (Do.WAIT, 1, 0)
 
 
 @pytest.mark.parametrize("disposition", [RETRY, UNWELL, MISWIRED])

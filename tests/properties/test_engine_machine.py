@@ -42,6 +42,12 @@ outcomes = st.one_of(
 )
 
 
+numbers = st.integers(0, PARTITIONS - 1)
+lazily = st.sampled_from([False, False, False, True])
+published = st.lists(st.tuples(st.sampled_from([1, 1, 1, 3, 90]), keys, st.integers(0, 30)), max_size=20)
+ALL_AT_ONCE = [Status.OK, Status.UNKNOWN, Status.INVALID_ARGUMENT, Status.UNAVAILABLE, Status.UNIMPLEMENTED]
+
+
 class EngineMachine(RuleBasedStateMachine):
     world: World
 
@@ -54,10 +60,11 @@ class EngineMachine(RuleBasedStateMachine):
         on_exhausted=st.sampled_from([OnExhausted.DEAD_LETTER, OnExhausted.DEAD_LETTER, OnExhausted.HOLD]),
         attempts=st.integers(1, 4),
         concurrency=st.sampled_from([1, 2, 5, 20]),
-        events_max=st.sampled_from([1, 4, 12, 100]),
-        bytes_max=st.sampled_from([40, 200, 10_000]),
+        events_max=st.sampled_from([1, 6, 20, 100, 100]),
+        bytes_max=st.sampled_from([40, 400, 10_000, 10_000]),
         budget=st.sampled_from([3, 8, 3_063]),
         jitter=st.sampled_from([0.0, 0.5, 1.0]),
+        logs=st.tuples(published, published),
     )
     def begin(
         self,
@@ -69,6 +76,7 @@ class EngineMachine(RuleBasedStateMachine):
         bytes_max: int,
         budget: int,
         jitter: float,
+        logs: tuple[list[tuple[int, bytes | None, int]], ...],
     ) -> None:
         self.patches = [
             patch.object(ackmap, "PAYLOAD_BYTES_MAX", budget),
@@ -92,8 +100,9 @@ class EngineMachine(RuleBasedStateMachine):
             Bound(events_max * 2, bytes_max * 2), Bound(events_max + 1, bytes_max * 2), Slots(concurrency)
         )
         self.world = World(subscription, limits, PARTITIONS, jitter)
-        for place in self.world.places:
-            self.world.assign(place)
+        for number, events in enumerate(logs):
+            self.world.assign(self.place(number))
+            self.poll(number, events, len(events), [], lazy=False)
 
     def teardown(self) -> None:
         try:
@@ -108,12 +117,12 @@ class EngineMachine(RuleBasedStateMachine):
 
     # -- What may happen ---------------------------------------------------------------------------------
 
-    @rule(
-        number=st.integers(0, PARTITIONS - 1),
-        events=st.lists(
-            st.tuples(st.sampled_from([1, 1, 1, 3, 90]), keys, st.integers(0, 30)), min_size=1, max_size=12
-        ),
-    )
+    def pump(self, lazy: bool) -> None:
+        """A pump lets everybody act after every input; a lazy one does not, so that inputs pile up."""
+        if not lazy:
+            for place in self.world.places:
+                self.world.act(place)
+
     def publish(self, number: int, events: list[tuple[int, bytes | None, int]]) -> None:
         log = self.place(number).log
         for gap, key, size_bytes in events[: LOG_EVENTS_MAX - len(log)]:
@@ -122,40 +131,48 @@ class EngineMachine(RuleBasedStateMachine):
             log.append(Event("events", number, offset, key, value, value, (), 0))
 
     @rule(
-        number=st.integers(0, PARTITIONS - 1),
-        count=st.integers(1, 12),
+        number=numbers,
+        events=published,
+        count=st.integers(1, 20),
         intents=st.one_of(
             st.just([]), st.lists(st.sampled_from(["call", "call", "filter", "flaw"]), max_size=12)
         ),
+        lazy=lazily,
     )
-    def poll(self, number: int, count: int, intents: list[str]) -> None:
+    def poll(
+        self,
+        number: int,
+        events: list[tuple[int, bytes | None, int]],
+        count: int,
+        intents: list[str],
+        lazy: bool,
+    ) -> None:
+        self.publish(number, events)
         place = self.place(number)
         if place.engine is not None and not place.engine.draining and not place.engine.paused:
             self.world.poll(place, count, intents)
+        self.pump(lazy)
 
-    @rule(number=st.integers(0, PARTITIONS - 1), calls_max=st.sampled_from([0, 1, 2, 100, 100]))
+    @rule(number=numbers, calls_max=st.sampled_from([0, 1, 2, 100]))
     def act(self, number: int, calls_max: int) -> None:
         self.world.act(self.place(number), calls_max)
 
-    @rule()
-    def everybody_acts(self) -> None:
-        for place in self.world.places:
-            self.world.act(place)
-
     @precondition(lambda self: self.world.out)
-    @rule(data=st.data(), count=st.integers(1, 6))
-    def answer(self, data: st.DataObject, count: int) -> None:
+    @rule(data=st.data(), count=st.integers(1, 6), lazy=lazily)
+    def answer(self, data: st.DataObject, count: int, lazy: bool) -> None:
         told = []
         left = list(self.world.out)
         for _ in range(min(count, len(left))):
             told.append((left.pop(data.draw(st.integers(0, len(left) - 1))), data.draw(outcomes)))
         self.world.answer(told)
+        self.pump(lazy)
 
     @precondition(lambda self: self.world.out)
-    @rule(status=st.sampled_from([Status.UNAVAILABLE, Status.UNIMPLEMENTED, Status.OK]))
-    def answer_all(self, status: Status) -> None:
+    @rule(status=st.sampled_from(ALL_AT_ONCE), lazy=lazily)
+    def answer_all(self, status: Status, lazy: bool) -> None:
         outcome = ACKED if status is Status.OK else Outcome(status)
         self.world.answer([(delivery, outcome) for delivery in list(self.world.out)])
+        self.pump(lazy)
 
     @precondition(lambda self: self.world.answered)
     @rule(data=st.data())
@@ -164,16 +181,19 @@ class EngineMachine(RuleBasedStateMachine):
         self.world.answer_again(delivery)
 
     @precondition(lambda self: self.world.letters)
-    @rule(data=st.data(), taken=st.booleans())
-    def produced(self, data: st.DataObject, taken: bool) -> None:
-        delivery = data.draw(st.sampled_from(list(self.world.letters)))
-        self.world.produced(delivery, None if taken else "no leader")
+    @rule(data=st.data(), count=st.integers(1, 8), taken=st.sampled_from([True, True, False]), lazy=lazily)
+    def produced(self, data: st.DataObject, count: int, taken: bool, lazy: bool) -> None:
+        for _ in range(min(count, len(self.world.letters))):
+            delivery = data.draw(st.sampled_from(list(self.world.letters)))
+            self.world.produced(delivery, None if taken else "no leader")
+        self.pump(lazy)
 
-    @rule(ms=st.sampled_from([0.0, 1.0, 60.0, 100.0, 1_000.0, 6_000.0, 40_000.0]))
-    def time_passes(self, ms: float) -> None:
+    @rule(ms=st.sampled_from([0.0, 1.0, 60.0, 100.0, 1_000.0, 6_000.0, 40_000.0]), lazy=lazily)
+    def time_passes(self, ms: float, lazy: bool) -> None:
         self.world.pass_time(ms)
+        self.pump(lazy)
 
-    @rule(number=st.integers(0, PARTITIONS - 1), taken=st.booleans())
+    @rule(number=numbers, taken=st.booleans())
     def commit_is_answered(self, number: int, taken: bool) -> None:
         place = self.place(number)
         if place.asked is None or place.engine is None:
@@ -184,29 +204,19 @@ class EngineMachine(RuleBasedStateMachine):
             place.engine.on_commit_failed(self.world.now_ms)
         place.asked = None
 
-    @rule(number=st.integers(0, PARTITIONS - 1))
-    def drain(self, number: int) -> None:
-        place = self.place(number)
-        if place.engine is not None:
-            place.engine.drain()
-
-    @rule(number=st.integers(0, PARTITIONS - 1))
-    def let_go(self, number: int) -> None:
-        place = self.place(number)
-        if place.engine is not None and place.engine.draining:
-            self.world.let_go(place)
-
-    @rule(number=st.integers(0, PARTITIONS - 1))
-    def lose(self, number: int) -> None:
-        place = self.place(number)
-        if place.engine is not None:
-            self.world.close(place)
-
-    @rule(number=st.integers(0, PARTITIONS - 1))
-    def assign(self, number: int) -> None:
+    @rule(number=numbers, how=st.sampled_from(["stay"] * 6 + ["drain", "lose"]), lazy=lazily)
+    def rebalance(self, number: int, how: str, lazy: bool) -> None:
+        """A partition comes, goes in order as soon as it may, or is lost; mostly it stays."""
         place = self.place(number)
         if place.engine is None:
             self.world.assign(place)
+        elif how == "lose":
+            self.world.close(place)
+        elif place.engine.draining:
+            self.world.let_go(place)
+        elif how == "drain":
+            place.engine.drain()
+        self.pump(lazy)
 
     @invariant()
     def the_books_agree(self) -> None:
@@ -214,5 +224,5 @@ class EngineMachine(RuleBasedStateMachine):
             self.world.audit()
 
 
-EngineMachine.TestCase.settings = tried(80, steps=60)
+EngineMachine.TestCase.settings = tried(250, steps=60)
 TestEngine = EngineMachine.TestCase

@@ -97,7 +97,8 @@ def decide(policy: RetryPolicy, disposition: Disposition, outcome: Outcome, hist
     else:
         burn, unburned = 1, 0
     if outcome.final:
-        burn = max(burn, 1)
+        # Burned now, so that it does not count again with the next failure if the event is held.
+        burn, unburned = max(burn, 1), 0
     used_up = burn > 0 and (outcome.final or history.burned + burn >= history.attempts_max)
     exhausted = used_up or history.age_ms >= policy.give_up_after_ms
     if exhausted and policy.on_exhausted is OnExhausted.DEAD_LETTER:
