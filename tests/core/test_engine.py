@@ -9,15 +9,12 @@ from pelton.core.ackmap import AckMap
 from pelton.core.actions import Flow
 from pelton.core.breaker import PROBE_FIRST_MS, Health
 from pelton.core.delivery import State
-from pelton.core.engine import (
-    COMMIT_DELAY_MS,
-    PRODUCE_RETRY_FIRST_MS,
-    PRODUCE_RETRY_MAX_MS,
-    SUSPECT_KEYS_MAX,
-)
+from pelton.core.engine import COMMIT_DELAY_MS
 from pelton.core.limits import Bound, Limits, Slots
+from pelton.core.outbox import RETRY_FIRST_MS, RETRY_MAX_MS
 from pelton.core.outcome import ACKED, CANCELLED_BY_US, Outcome, Status, Verdict
 from pelton.core.retry import RETRY_AFTER_MAX_MS, UNWELL_BACKOFF_MAX_MS
+from pelton.core.suspects import SUSPECT_KEYS_MAX
 from pelton.subscription import Disposition, Intake, OnExhausted, Ordering
 from tests.core.rig import Rig, event, outcome
 
@@ -306,7 +303,7 @@ def test_a_null_key_is_never_suspect_and_an_empty_one_may_be() -> None:
 
 def test_suspect_keys_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SUSPECT_KEYS_MAX == 10_000
-    monkeypatch.setattr("pelton.core.engine.SUSPECT_KEYS_MAX", 2)
+    monkeypatch.setattr("pelton.core.suspects.SUSPECT_KEYS_MAX", 2)
     rig = Rig(attempts=1)
     rig.feed("abc")
     for offset in range(3):
@@ -433,7 +430,7 @@ def test_a_dead_letter_that_is_refused_is_produced_again() -> None:
         waits.append(rig.now_ms - before)
         assert 0 in rig.letters
     assert waits == [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]
-    assert (waits[0], waits[-1]) == (PRODUCE_RETRY_FIRST_MS, PRODUCE_RETRY_MAX_MS)
+    assert (waits[0], waits[-1]) == (RETRY_FIRST_MS, RETRY_MAX_MS)
     rig.produced(0)
     assert rig.tally.dead_lettered == 1
     assert rig.tally.dead_letters_failed == 8
@@ -443,7 +440,7 @@ def test_a_dead_letter_that_is_refused_is_produced_again() -> None:
     rig.produced(2, "no leader")
     before = rig.now_ms
     rig.wait_for_deadline()
-    assert rig.now_ms - before == PRODUCE_RETRY_FIRST_MS
+    assert rig.now_ms - before == RETRY_FIRST_MS
 
 
 def test_nothing_new_starts_until_the_broker_takes_dead_letters_again() -> None:
@@ -460,7 +457,7 @@ def test_nothing_new_starts_until_the_broker_takes_dead_letters_again() -> None:
     rig.answer(3)
     rig.produced(1)
     assert rig.started == [0, 1, 2, 3], "one that was taken does not help the other"
-    rig.wait(PRODUCE_RETRY_FIRST_MS)
+    rig.wait(RETRY_FIRST_MS)
     assert 0 in rig.letters
     assert rig.engine.unwritten == 1
     assert rig.started == [0, 1, 2, 3], "it is on its way, and not there"
@@ -626,17 +623,6 @@ def test_it_does_not_commit_the_same_twice() -> None:
     rig.engine._commit_soon(rig.now_ms)
     rig.wait(COMMIT_DELAY_MS)
     assert len(rig.commits) == 1
-
-
-def test_a_commit_that_failed_is_asked_for_again() -> None:
-    rig = Rig()
-    rig.feed([None])
-    rig.answer(0)
-    assert len(rig.commits) == 1
-    rig.engine.on_commit_failed(rig.now_ms)
-    assert rig.act().commit is None, "not at once, or it would go round as fast as the broker refuses"
-    rig.wait_for_deadline()
-    assert [commit.offset for commit in rig.commits] == [1, 1]
 
 
 def test_what_was_read_back_is_not_delivered_again() -> None:
@@ -978,8 +964,8 @@ def test_a_refused_dead_letter_is_not_overdue_before_it_is_tried_again() -> None
     rig.feed("aa")
     rig.answer(0, "INVALID_ARGUMENT")
     rig.produced(0, "no leader")
-    assert rig.engine.overdue_ms(rig.now_ms + PRODUCE_RETRY_FIRST_MS) == 0
-    assert rig.engine.overdue_ms(rig.now_ms + PRODUCE_RETRY_FIRST_MS + 1) == 1
+    assert rig.engine.overdue_ms(rig.now_ms + RETRY_FIRST_MS) == 0
+    assert rig.engine.overdue_ms(rig.now_ms + RETRY_FIRST_MS + 1) == 1
 
 
 def test_an_open_breaker_is_not_overdue_before_its_probe() -> None:

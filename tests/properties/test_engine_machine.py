@@ -198,11 +198,9 @@ class EngineMachine(RuleBasedStateMachine):
         place = self.place(number)
         if place.asked is None or place.engine is None:
             return
+        # One that is refused stays asked for: the consumer tries it again, or what has superseded it.
         if taken:
-            place.committed = place.asked
-        else:
-            place.engine.on_commit_failed(self.world.now_ms)
-        place.asked = None
+            place.committed, place.asked = place.asked, None
 
     @rule(number=numbers, how=st.sampled_from(["stay"] * 6 + ["drain", "lose"]), lazy=lazily)
     def rebalance(self, number: int, how: str, lazy: bool) -> None:

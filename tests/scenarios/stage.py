@@ -273,10 +273,7 @@ class Stage:
         assert self.engine is not None
         assert self.asked is not None, "no commit is out"
         if answer == "ok":
-            self.durable = self.asked
-        else:
-            self.engine.on_commit_failed(self.now_ms)
-        self.asked = None
+            self.durable, self.asked = self.asked, None
 
     def do_tick(self, how: str) -> list[str]:
         assert self.engine is not None

@@ -24,6 +24,7 @@ from pelton.subscription import DeliveryMode, Subscription
 
 __all__ = ["Checked", "Described", "check_subscriptions", "describe"]
 
+
 @dataclass(frozen=True, slots=True)
 class Described:
     """What is known of a subscription's method."""
@@ -116,7 +117,10 @@ async def _check_topics(
 
 
 async def _check_requests(
-    subscription: Subscription, channels: Channels, wall_ms_of: Callable[[float], float], problems: list[Problem]
+    subscription: Subscription,
+    channels: Channels,
+    wall_ms_of: Callable[[float], float],
+    problems: list[Problem],
 ) -> Checked | None:
     path = f"subscriptions.{subscription.name}"
     try:

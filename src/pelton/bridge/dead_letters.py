@@ -30,7 +30,10 @@ class DeadLetters:
     """Owns the producer. It is made with the first dead letter: most processes never write one."""
 
     def __init__(
-        self, settings: Mapping[str, Any], loop: asyncio.AbstractEventLoop, wall_ms_of: Callable[[float], float]
+        self,
+        settings: Mapping[str, Any],
+        loop: asyncio.AbstractEventLoop,
+        wall_ms_of: Callable[[float], float],
     ) -> None:
         self._settings = settings
         self._loop = loop
@@ -44,7 +47,9 @@ class DeadLetters:
         if self._producer is None:
             self._producer = Producer(self._settings, self._on_results, self._loop)
             self._producer.start()
-        self._producer.submit([((sink, dead_letter), self._outgoing(sink, dead_letter)) for dead_letter in dead_letters])
+        self._producer.submit(
+            [((sink, dead_letter), self._outgoing(sink, dead_letter)) for dead_letter in dead_letters]
+        )
 
     async def close(self) -> None:
         """Every dead letter handed over has had its answer by then, or gets one now."""
@@ -58,7 +63,9 @@ class DeadLetters:
             dead_letter,
             sink.subscription.dead_letter_topic,
             subscription=sink.subscription.name,
-            first_attempted_wall_ms=self._wall_ms_of(delivery.first_attempted_ms) if delivery.attempt else None,
+            first_attempted_wall_ms=self._wall_ms_of(delivery.first_attempted_ms)
+            if delivery.attempt
+            else None,
             failed_wall_ms=self._wall_ms_of(failed_ms),
         )
 
@@ -73,7 +80,9 @@ class DeadLetters:
 class Sink:
     """One subscription's way to its dead-letter topic; see `pelton.bridge.pump.DeadLetterSink`."""
 
-    def __init__(self, dead_letters: DeadLetters, subscription: Subscription, on_produced: OnProduced) -> None:
+    def __init__(
+        self, dead_letters: DeadLetters, subscription: Subscription, on_produced: OnProduced
+    ) -> None:
         self._dead_letters = dead_letters
         self.subscription = subscription
         self.on_produced = on_produced

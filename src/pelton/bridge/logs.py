@@ -31,7 +31,9 @@ def configure(*, json: bool, level: str) -> None:
     """Send structlog and stdlib logging to standard error, one line each: JSON, or text for people."""
     number = logging.getLevelNamesMapping()[level.upper()]
     renderer: Any = (
-        structlog.processors.JSONRenderer() if json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        structlog.processors.JSONRenderer()
+        if json
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
@@ -39,7 +41,11 @@ def configure(*, json: bool, level: str) -> None:
         structlog.processors.format_exc_info,
     ]
     structlog.configure(
-        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[
+            structlog.stdlib.filter_by_level,
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
@@ -80,7 +86,9 @@ class PumpLog:
             "assigned",
             group=group,
             generation=assigned[0].generation,
-            first_offsets={f"{one.partition.topic}/{one.partition.partition}": one.offset for one in assigned},
+            first_offsets={
+                f"{one.partition.topic}/{one.partition.partition}": one.offset for one in assigned
+            },
         )
 
     def map_refused(self, partition: Partition, reason: str) -> None:
@@ -91,11 +99,14 @@ class PumpLog:
 
     def lost(self, partitions: Sequence[Partition]) -> None:
         self._log.warning(
-            "assignment lost: what is out is refused", partitions=[f"{topic}/{number}" for topic, number in partitions]
+            "assignment lost: what is out is refused",
+            partitions=[f"{topic}/{number}" for topic, number in partitions],
         )
 
     def drain_cut(self, partition: Partition, calls: int) -> None:
-        self._log.warning("drain timed out: calls cut, they are made again by the next owner", **_of(partition), calls=calls)
+        self._log.warning(
+            "drain timed out: calls cut, they are made again by the next owner", **_of(partition), calls=calls
+        )
 
     def offsets_lost(self, partition: Partition, wanted: int, got: int) -> None:
         self._log.error(

@@ -77,19 +77,31 @@ class ServerCollector(Collector):
         yield from self._commits(running)
 
     def _events(self, running: Sequence[Running]) -> Iterable[Metric]:
-        consumed = CounterMetricFamily("pelton_events_consumed", "Events taken from Kafka.", labels=["subscription"])
+        consumed = CounterMetricFamily(
+            "pelton_events_consumed", "Events taken from Kafka.", labels=["subscription"]
+        )
         settled = CounterMetricFamily(
-            "pelton_events_settled", "Events that reached one of the five ends.", labels=["subscription", "end"]
+            "pelton_events_settled",
+            "Events that reached one of the five ends.",
+            labels=["subscription", "end"],
         )
         already = CounterMetricFamily(
-            "pelton_events_already_settled", "Events the ack map read back had settled.", labels=["subscription"]
+            "pelton_events_already_settled",
+            "Events the ack map read back had settled.",
+            labels=["subscription"],
         )
         released = CounterMetricFamily(
-            "pelton_events_released", "Events left open for the partition's next owner.", labels=["subscription"]
+            "pelton_events_released",
+            "Events left open for the partition's next owner.",
+            labels=["subscription"],
         )
-        opened = GaugeMetricFamily("pelton_events_open", "Events not settled, by state.", labels=["subscription", "state"])
+        opened = GaugeMetricFamily(
+            "pelton_events_open", "Events not settled, by state.", labels=["subscription", "state"]
+        )
         lost = CounterMetricFamily(
-            "pelton_events_lost_to_retention", "Events gone from the log before they were read.", labels=["subscription"]
+            "pelton_events_lost_to_retention",
+            "Events gone from the log before they were read.",
+            labels=["subscription"],
         )
         for one in running:
             name, tally, engines = one.name, one.pump.tally, one.pump.engines
@@ -105,12 +117,18 @@ class ServerCollector(Collector):
 
     def _attempts(self, running: Sequence[Running]) -> Iterable[Metric]:
         attempts = CounterMetricFamily("pelton_attempts", "Calls started.", labels=["subscription"])
-        outcomes = CounterMetricFamily("pelton_outcomes", "Calls ended, by status.", labels=["subscription", "status"])
-        retries = CounterMetricFamily("pelton_retries", "Attempts that will be repeated.", labels=["subscription"])
+        outcomes = CounterMetricFamily(
+            "pelton_outcomes", "Calls ended, by status.", labels=["subscription", "status"]
+        )
+        retries = CounterMetricFamily(
+            "pelton_retries", "Attempts that will be repeated.", labels=["subscription"]
+        )
         late = CounterMetricFamily(
             "pelton_outcomes_refused", "Outcomes of an assignment that is gone.", labels=["subscription"]
         )
-        seconds = HistogramMetricFamily("pelton_call_seconds", "From start to outcome.", labels=["subscription"])
+        seconds = HistogramMetricFamily(
+            "pelton_call_seconds", "From start to outcome.", labels=["subscription"]
+        )
         for one in running:
             tally = one.pump.tally
             attempts.add_metric([one.name], tally.attempts)
@@ -125,9 +143,12 @@ class ServerCollector(Collector):
         health = GaugeMetricFamily(
             "pelton_target_health", "1 for the health the target is in.", labels=["subscription", "health"]
         )
-        opened = CounterMetricFamily("pelton_breaker_opened", "Times the breaker opened.", labels=["subscription"])
+        opened = CounterMetricFamily(
+            "pelton_breaker_opened", "Times the breaker opened.", labels=["subscription"]
+        )
         refused = CounterMetricFamily(
-            "pelton_dead_letters_refused", "Dead letters the broker did not take; each is tried again.",
+            "pelton_dead_letters_refused",
+            "Dead letters the broker did not take; each is tried again.",
             labels=["subscription"],
         )
         suspects = GaugeMetricFamily(
@@ -145,13 +166,17 @@ class ServerCollector(Collector):
         owned = GaugeMetricFamily("pelton_partitions", "Partitions owned.", labels=["subscription"])
         paused = GaugeMetricFamily("pelton_partitions_paused", "Of these, paused.", labels=["subscription"])
         lag = GaugeMetricFamily(
-            "pelton_lag_events", "Log end less committed offset.", labels=["subscription", "topic", "partition"]
+            "pelton_lag_events",
+            "Log end less committed offset.",
+            labels=["subscription", "topic", "partition"],
         )
         oldest = GaugeMetricFamily(
             "pelton_oldest_unsettled_seconds", "Age of the oldest event not settled.", labels=["subscription"]
         )
         overdue = GaugeMetricFamily(
-            "pelton_overdue_seconds", "How long a partition with work has made no progress.", labels=["subscription"]
+            "pelton_overdue_seconds",
+            "How long a partition with work has made no progress.",
+            labels=["subscription"],
         )
         now = self._wall_seconds()
         for one in running:
@@ -184,8 +209,12 @@ class ServerCollector(Collector):
         yield from (used, most)
 
     def _commits(self, running: Sequence[Running]) -> Iterable[Metric]:
-        commits = CounterMetricFamily("pelton_commits", "Commits answered by the broker.", labels=["subscription"])
-        errors = CounterMetricFamily("pelton_commit_errors", "Commits the broker refused.", labels=["subscription"])
+        commits = CounterMetricFamily(
+            "pelton_commits", "Commits answered by the broker.", labels=["subscription"]
+        )
+        errors = CounterMetricFamily(
+            "pelton_commit_errors", "Commits the broker refused.", labels=["subscription"]
+        )
         last = GaugeMetricFamily(
             "pelton_commit_seconds", "Round trip of the last commit.", labels=["subscription"]
         )
@@ -193,7 +222,8 @@ class ServerCollector(Collector):
             "pelton_ack_maps_refused", "Ack maps read back that were not believed.", labels=["subscription"]
         )
         stalled = CounterMetricFamily(
-            "pelton_ledger_stalled_seconds", "Time in which the ack map had no room for another call.",
+            "pelton_ledger_stalled_seconds",
+            "Time in which the ack map had no room for another call.",
             labels=["subscription"],
         )
         for one in running:

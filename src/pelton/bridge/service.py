@@ -123,7 +123,9 @@ class _Service:
             await self._stop.wait()
 
             probes.stopping = True
-            self._log.info("draining", events_open=sum(one.pump.open_events for one in running if one.started))
+            self._log.info(
+                "draining", events_open=sum(one.pump.open_events for one in running if one.started)
+            )
             await asyncio.gather(*(one.stop() for one in running))
             await dead_letters.close()
             watching.cancel()
@@ -135,7 +137,9 @@ class _Service:
             raise self._failure
         return 0
 
-    async def _listen(self, probes: Probes, running: list[Running], process: Bound) -> tuple[HttpServer, HealthServer]:
+    async def _listen(
+        self, probes: Probes, running: list[Running], process: Bound
+    ) -> tuple[HttpServer, HealthServer]:
         server = self._config.server
         registry = CollectorRegistry()
         registry.register(ServerCollector(lambda: [one for one in running if one.started], process))
@@ -158,7 +162,9 @@ class _Service:
         return http, health
 
     def _taken(self, path: str, address: str, error: OSError) -> PeltonError:
-        problem = Problem(path, f"cannot listen on {address}: {error.strerror or error}.", "Free it, or choose another.")
+        problem = Problem(
+            path, f"cannot listen on {address}: {error.strerror or error}.", "Free it, or choose another."
+        )
         return ConfigError([problem], source=self._source)
 
     def _on_signals(self, loop: asyncio.AbstractEventLoop) -> None:

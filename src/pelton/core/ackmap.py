@@ -141,10 +141,20 @@ def encode(base: int, ranges: Sequence[Range]) -> str:
     return base64.b64encode(head + checksum + payload).rstrip(b"=").decode("ascii")
 
 
-def decode(base: int, text: str) -> AckMap:
-    """The map that was committed beside `base`. Raises `AckMapError` for anything else, whatever it is."""
+def decode(base: int, text: str, log_end: int = -1) -> AckMap:
+    """The map that was committed beside `base`. Raises `AckMapError` for anything else, whatever it is.
+
+    A map that speaks of more than a log that ends at `log_end` holds is of another log; -1 asks nothing.
+    """
     if not text:
         return EMPTY
+    decoded = _decode(base, text)
+    if 0 <= log_end < decoded.end:
+        raise AckMapError(f"it speaks of offset {decoded.end - 1}, the log ends at {log_end}")
+    return decoded
+
+
+def _decode(base: int, text: str) -> AckMap:
     head_chars = 11  # what 8 bytes need; the rest of the 11th character belongs to the payload
     try:
         head = base64.b64decode(text[:head_chars] + "=", validate=True)

@@ -61,8 +61,8 @@ class Breaker:
         "closed",
         "health",
         "last_good_ms",
-        "next_probe_ms",
         "newest_good_start_ms",
+        "next_probe_ms",
         "opened",
     )
 

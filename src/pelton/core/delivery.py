@@ -8,8 +8,9 @@ The diagram in ARCHITECTURE.md is drawn from `TRANSITIONS`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Mapping
+from typing import TYPE_CHECKING
 
 from pelton.core.outcome import Outcome
 from pelton.event import Event
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from pelton.core.engine import Engine
     from pelton.core.lane import Lane
 
-__all__ = ["Delivery", "ENDS", "OPEN", "State", "TRANSITIONS"]
+__all__ = ["ENDS", "OPEN", "TRANSITIONS", "Delivery", "State"]
 
 
 class State(Enum):
@@ -96,7 +97,9 @@ class Delivery:
         "unburned",
     )
 
-    def __init__(self, event: Event, engine: Engine, lane: Lane | None, size_bytes: int, state: State) -> None:
+    def __init__(
+        self, event: Event, engine: Engine, lane: Lane | None, size_bytes: int, state: State
+    ) -> None:
         self.event = event
         self.engine = engine
         #: None where nothing must stay in order.
@@ -131,6 +134,11 @@ class Delivery:
         """Go to `state`; a transition that is not in the table is a bug of ours."""
         assert state in self.state.successors, f"{self.delivery_id}: {self.state.name} -> {state.name}"
         self.state = state
+
+    def failed(self, outcome: Outcome, now_ms: float) -> None:
+        """Its attempt did not settle it."""
+        self.last_failure = outcome
+        self.last_failed_ms = now_ms
 
     def __repr__(self) -> str:
         return f"<Delivery {self.delivery_id} {self.state.value} attempt={self.attempt} burned={self.burned}>"

@@ -20,16 +20,18 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
 from pelton.core import ackmap
-from pelton.core.actions import Actions, Commit, DeadLetter, Flow
 from pelton.core.ackmap import AckMap, AckMapError
+from pelton.core.actions import Actions, Commit, DeadLetter, Flow
 from pelton.core.breaker import Breaker
 from pelton.core.delivery import Delivery, State
+from pelton.core.intake import Intake
 from pelton.core.lane import Lane
 from pelton.core.ledger import Ledger
-from pelton.core.intake import Intake
 from pelton.core.limits import Limits
-from pelton.core.outcome import ACKED, Outcome, Status, STATUS_TABLE, disposition_of
+from pelton.core.outbox import Outbox
+from pelton.core.outcome import ACKED, Outcome, Status, disposition_of, table_of
 from pelton.core.retry import Do, History, Jitter, decide
+from pelton.core.suspects import Suspects
 from pelton.core.tally import Tally
 from pelton.event import Event, Partition
 from pelton.subscription import Disposition, Ordering, Subscription
@@ -39,13 +41,6 @@ __all__ = ["COMMIT_DELAY_MS", "Engine", "Intended"]
 #: The longest that a settled offset waits for its commit to be asked for. With the way to the broker it
 #: stays under the 200 ms that bound what repeats after a hard kill.
 COMMIT_DELAY_MS = 100.0
-
-#: How long to wait before a dead letter that the broker did not take is produced again, doubling.
-PRODUCE_RETRY_FIRST_MS = 500.0
-PRODUCE_RETRY_MAX_MS = 30_000.0
-
-#: Suspect keys remembered; beyond it the oldest is forgotten and gets its full attempts again.
-SUSPECT_KEYS_MAX = 10_000
 
 #: The lane of a whole partition.
 _PARTITION_LANE = b""
@@ -96,7 +91,7 @@ class Engine:
         self.map_refused: str | None = None
         self._policy = subscription.retry
         self._ordering = subscription.ordering
-        self._table = _table_of(subscription)
+        self._table = table_of(subscription)
         self._jitter = jitter
         self._ledger = Ledger(committed, self._read_map(committed, metadata, log_end))
         self._open: dict[int, Delivery] = {}
@@ -107,15 +102,8 @@ class Engine:
         self._sequence = 0
         self._calling = 0
         self._left_behind: set[Delivery] = set()
-        self._suspects: dict[bytes, None] = {}
-        self._dead_letters: list[DeadLetter] = []
-        #: Dead letters that are out, and those that the broker has refused, until they are produced again.
-        self._producing: dict[Delivery, DeadLetter] = {}
-        self._unwritten: list[DeadLetter] = []
-        #: Whose dead letters the broker has refused, from then until it takes them.
-        self._refused: set[Delivery] = set()
-        self._produce_again_ms = float("inf")
-        self._produce_wait_ms = PRODUCE_RETRY_FIRST_MS
+        self._suspects = Suspects()
+        self._outbox = Outbox()
         self._intake = Intake(subscription.intake, limits)
         self._commit_due_ms = float("inf")
         self._commit_now = False
@@ -124,7 +112,9 @@ class Engine:
 
     # -- What happened -------------------------------------------------------------------------------
 
-    def on_events(self, events: Sequence[Event], now_ms: float, intended: Intended = _NOTHING_INTENDED) -> None:
+    def on_events(
+        self, events: Sequence[Event], now_ms: float, intended: Intended = _NOTHING_INTENDED
+    ) -> None:
         """Events of this partition, ascending. `intended` has those that need no call, by offset."""
         assert not self.closed
         self.tally.consumed += len(events)
@@ -184,7 +174,7 @@ class Engine:
         breaker = self.breaker
         ended = acked = acked_bytes = 0
         newest_start_ms = 0.0
-        set_aside = -len(self._dead_letters)
+        set_aside = -len(self._outbox.to_write)
         for delivery, outcome in results:
             assert delivery.engine is self
             if delivery.state is not State.CALLING:
@@ -207,7 +197,7 @@ class Engine:
             self._acked(acked, acked_bytes, newest_start_ms, now_ms)
         self._calling -= ended
         # A dead letter keeps its reservation until the broker has it: only then does it settle.
-        set_aside += len(self._dead_letters)
+        set_aside += len(self._outbox.to_write)
         self._ledger.unreserve(ended - set_aside)
         self.limits.slots.give(ended)
         self.progressed_ms = now_ms
@@ -236,19 +226,13 @@ class Engine:
             if self.closed or delivery.state is not State.PRODUCING:
                 self.tally.late_outcomes += 1
                 continue
-            dead_letter = self._producing.pop(delivery)
             if error is None:
+                self._outbox.acknowledged(delivery)
                 self._settle(delivery, State.DEAD_LETTERED, now_ms)
                 self._ledger.unreserve()
-                self._refused.discard(delivery)
-                self._produce_wait_ms = PRODUCE_RETRY_FIRST_MS
             else:
                 self.tally.dead_letters_failed += 1
-                self._refused.add(delivery)
-                self._unwritten.append(dead_letter)
-                if self._produce_again_ms == float("inf"):
-                    self._produce_again_ms = now_ms + self._produce_wait_ms
-                    self._produce_wait_ms = min(self._produce_wait_ms * 2, PRODUCE_RETRY_MAX_MS)
+                self._outbox.not_taken(delivery, now_ms)
         self.progressed_ms = now_ms
 
     def on_tick(self, now_ms: float) -> None:
@@ -260,10 +244,7 @@ class Engine:
             self._intake.unpark(delivery)
             self._ready.append(delivery)
             self.progressed_ms = now_ms
-        if now_ms >= self._produce_again_ms:
-            self._produce_again_ms = float("inf")
-            self._dead_letters.extend(self._unwritten)
-            self._unwritten.clear()
+        if self._outbox.on_tick(now_ms):
             self.progressed_ms = now_ms
 
     def unblock(self, key: bytes) -> None:
@@ -300,14 +281,8 @@ class Engine:
         self._intake.clear()
         self.tally.released += len(self._open)
         self._calling = 0
-        self._open.clear()
-        self._ready.clear()
-        self._waiting.clear()
-        self._lanes.clear()
-        self._producing.clear()
-        self._unwritten.clear()
-        self._refused.clear()
-        self._dead_letters.clear()
+        for kept in (self._open, self._ready, self._waiting, self._lanes, self._outbox):
+            kept.clear()
 
     # -- What to do about it ---------------------------------------------------------------------------
 
@@ -318,10 +293,8 @@ class Engine:
             return actions
         if self._ready and not self.draining:
             self._start(actions, now_ms, calls_max)
-        if self._dead_letters:
-            actions.dead_letters, self._dead_letters = self._dead_letters, []
-            for dead_letter in actions.dead_letters:
-                self._producing[dead_letter.delivery] = dead_letter
+        if self._outbox.to_write:
+            actions.dead_letters = self._outbox.take()
         if self._commit_now or now_ms >= self._commit_due_ms:
             last = self._last_commit
             commit = self.commit()
@@ -337,20 +310,16 @@ class Engine:
         self._last_commit = Commit(self._ledger.committed, self._ledger.metadata())
         return self._last_commit
 
-    def on_commit_failed(self, now_ms: float) -> None:
-        """The broker did not take the last commit: it is asked for again, with what was settled since."""
-        self._last_commit = None
-        self._commit_soon(now_ms)
-        self._commit_now = False
-
     def next_deadline(self) -> float:
         """When to tick, in monotonic milliseconds; infinity for not at all."""
         if self.closed:
             return float("inf")
-        deadline_ms = min(self._commit_due_ms, self._produce_again_ms)
+        deadline_ms = min(self._commit_due_ms, self._outbox.again_ms)
         if self._waiting:
             deadline_ms = min(deadline_ms, self._waiting[0][0])
-        may_start = self.hungry and not self._refused and self._stalled_since_ms < 0 and self.limits.slots.free
+        may_start = (
+            self.hungry and not self._outbox.refused and self._stalled_since_ms < 0 and self.limits.slots.free
+        )
         if may_start and not self.breaker.closed:
             deadline_ms = min(deadline_ms, self.breaker.next_probe_ms)
         return deadline_ms
@@ -368,7 +337,7 @@ class Engine:
     @property
     def producing(self) -> int:
         """Dead letters on the way to the broker, those that it has refused so far included."""
-        return len(self._producing) + len(self._unwritten) + len(self._dead_letters)
+        return len(self._outbox)
 
     @property
     def waiting(self) -> int:
@@ -390,12 +359,12 @@ class Engine:
     @property
     def drained(self) -> bool:
         """Nothing of it is in somebody else's hands."""
-        return self._calling == 0 and not self._producing and not self._dead_letters
+        return self._calling == 0 and self._outbox.in_hand
 
     @property
     def unwritten(self) -> int:
         """Dead letters that the broker has refused; while there are any, nothing new starts."""
-        return len(self._refused)
+        return len(self._outbox.refused)
 
     @property
     def committed(self) -> int:
@@ -423,8 +392,8 @@ class Engine:
         due_ms = self.progressed_ms
         if self._calling:
             due_ms += self.subscription.timeout_ms
-        elif self._unwritten:
-            due_ms = max(due_ms, self._produce_again_ms)
+        elif self._outbox.resting:
+            due_ms = max(due_ms, self._outbox.again_ms)
         elif self._ready and not self.breaker.closed:
             due_ms = max(due_ms, self.breaker.next_probe_ms)
         elif self._waiting and (not self._ready or self._stalled_since_ms >= 0):
@@ -438,18 +407,13 @@ class Engine:
     # -- Inside ----------------------------------------------------------------------------------------
 
     def _read_map(self, committed: int, metadata: str | None, log_end: int) -> AckMap:
-        if not metadata:
-            return ackmap.EMPTY
         try:
-            carried = ackmap.decode(committed, metadata)
-            if 0 <= log_end < carried.end:
-                raise AckMapError(f"it speaks of offset {carried.end - 1}, the log ends at {log_end}")
+            return ackmap.decode(committed, metadata or "", log_end)
         except AckMapError as error:
             # Whatever it said, its events are delivered again: a repeat, never a loss.
             self.map_refused = str(error)
             self.tally.maps_refused += 1
             return ackmap.EMPTY
-        return carried
 
     def _start(self, actions: Actions, now_ms: float, calls_max: int) -> None:
         """Move what may be called from `_ready` into `actions`."""
@@ -457,7 +421,7 @@ class Engine:
         room = min(calls_max, slots.free)
         if not breaker.closed:
             room = min(room, 1 if breaker.may_probe(now_ms) else 0)
-        if self._refused:
+        if self._outbox.refused:
             room = 0
         calls = actions.calls
         stalled = False
@@ -502,7 +466,7 @@ class Engine:
             self._settle(delivery, State.FILTERED, now_ms)
             self._ledger.unreserve()
         else:
-            self._set_aside(delivery, delivery.preset, now_ms)
+            self._set_aside(delivery, delivery.preset)
 
     def _judge(self, delivery: Delivery, outcome: Outcome, now_ms: float) -> None:
         """Decide what an outcome that is no plain ack means, for the target and for the event."""
@@ -534,25 +498,21 @@ class Engine:
         delivery.burned += decision.burn
         delivery.unburned = decision.unburned
         if decision.exhausted:
-            self._suspect(delivery.event.key)
+            self._suspects.add(delivery.event.key)
         match decision.do:
             case Do.ACK:
                 self._settle(delivery, State.ACKED, now_ms)
             case Do.DROP:
                 self._settle(delivery, State.DROPPED, now_ms)
             case Do.DEAD_LETTER:
-                self._failed(delivery, outcome, now_ms)
-                self._set_aside(delivery, outcome, now_ms)
+                delivery.failed(outcome, now_ms)
+                self._set_aside(delivery, outcome)
             case Do.WAIT:
-                self._failed(delivery, outcome, now_ms)
+                delivery.failed(outcome, now_ms)
                 self._wait(delivery, now_ms + decision.after_ms)
             case Do.AGAIN:
                 delivery.to(State.QUEUED)
                 self._ready.appendleft(delivery)
-
-    def _failed(self, delivery: Delivery, outcome: Outcome, now_ms: float) -> None:
-        delivery.last_failure = outcome
-        delivery.last_failed_ms = now_ms
 
     def _wait(self, delivery: Delivery, due_ms: float) -> None:
         delivery.to(State.WAITING)
@@ -565,9 +525,9 @@ class Engine:
                 follower.to(State.PARKED)
                 self._intake.park(follower)
 
-    def _set_aside(self, delivery: Delivery, outcome: Outcome, now_ms: float) -> None:
+    def _set_aside(self, delivery: Delivery, outcome: Outcome) -> None:
         delivery.to(State.PRODUCING)
-        self._dead_letters.append(DeadLetter(delivery, outcome))
+        self._outbox.add(DeadLetter(delivery, outcome))
 
     def _acked(self, count: int, size_bytes: int, newest_start_ms: float, now_ms: float) -> None:
         """So many deliveries in a row were taken by the target: the common case, counted at once."""
@@ -603,8 +563,8 @@ class Engine:
         offset = event.offset
         self._ledger.settle(offset)
         del self._open[offset]
-        if end is State.ACKED and self._suspects and event.key is not None:
-            self._suspects.pop(event.key, None)
+        if end is State.ACKED and self._suspects:
+            self._suspects.clear(event.key)
         lane = delivery.lane
         if lane is None:
             return
@@ -623,16 +583,11 @@ class Engine:
         # Nothing is open: nothing will join this commit, so it need not wait.
         self._commit_now = not self._open
 
-    def _suspect(self, key: bytes | None) -> None:
-        if key is None:
-            return
-        self._suspects[key] = None
-        if len(self._suspects) > SUSPECT_KEYS_MAX:
-            del self._suspects[next(iter(self._suspects))]
-
     def _flow(self) -> Flow | None:
         """Pause at a bound, resume at half of it; pause too while nothing could be done with more."""
-        blocked = self.draining or bool(self._refused) or (not self.breaker.closed and self._can_probe())
+        blocked = (
+            self.draining or bool(self._outbox.refused) or (not self.breaker.closed and self._can_probe())
+        )
         if not self.paused:
             if blocked or self._intake.full:
                 self.paused = True
@@ -647,13 +602,6 @@ class Engine:
 
         Without one, intake must go on although the breaker is open, or it would stay open for ever.
         """
-        return bool(self._ready) or (bool(self._waiting) and self._waiting[0][0] <= self.breaker.next_probe_ms)
-
-
-def _table_of(subscription: Subscription) -> Mapping[Status, Disposition]:
-    table = dict(STATUS_TABLE)
-    if subscription.idempotent:
-        table[Status.ALREADY_EXISTS] = Disposition.ACK
-    for name, disposition in subscription.statuses.items():
-        table[Status[name]] = disposition
-    return table
+        return bool(self._ready) or (
+            bool(self._waiting) and self._waiting[0][0] <= self.breaker.next_probe_ms
+        )

@@ -111,12 +111,19 @@ class Ledger:
         """The settled offsets above the committed one: what the map must say."""
         ranges: list[Range] = []
         if self._open:
-            at, last_ordinal = self._open[0], self._ordinals[0] - 1
-            for offset, ordinal in zip(self._open, self._ordinals, strict=True):
-                if ordinal != last_ordinal + 1:
-                    ranges.append((at, offset))
-                at, last_ordinal = offset + 1, ordinal
-            if last_ordinal + 1 != self._next_ordinal:
+            at, expected = self._open[0], self._ordinals[0] - 1
+            # Of most windows only the beginning is settled here and there, and the long rest is open: once
+            # as many ordinals are left as there are offsets, there is nothing settled between them.
+            spread = self._ordinals[-1] - len(self._ordinals)
+            for index, (offset, ordinal) in enumerate(zip(self._open, self._ordinals, strict=True)):
+                if ordinal != expected:
+                    if index:
+                        ranges.append((at, offset))
+                    if ordinal - index == spread + 1:
+                        at, expected = self._open[-1] + 1, self._ordinals[-1] + 1
+                        break
+                at, expected = offset + 1, ordinal + 1
+            if expected != self._next_ordinal:
                 ranges.append((at, self.next_offset))
             # A hole behind the highest settled offset would widen the window for nothing.
             if ranges and ranges[-1][1] > self._top:

@@ -7,13 +7,22 @@ Rule 1: this file knows gRPC's status codes by number and name only; how they co
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import Mapping
 
-from pelton.subscription import Disposition
+from pelton.subscription import Disposition, Subscription
 
-__all__ = ["ACKED", "CANCELLED_BY_US", "Outcome", "STATUS_TABLE", "Status", "Verdict", "disposition_of"]
+__all__ = [
+    "ACKED",
+    "CANCELLED_BY_US",
+    "STATUS_TABLE",
+    "Outcome",
+    "Status",
+    "Verdict",
+    "disposition_of",
+    "table_of",
+]
 
 
 class Status(IntEnum):
@@ -101,6 +110,16 @@ _OF_VERDICT: Mapping[Verdict, Disposition] = {
     Verdict.DROP: Disposition.DROP,
     Verdict.DEAD_LETTER: Disposition.DEAD_LETTER,
 }
+
+
+def table_of(subscription: Subscription) -> Mapping[Status, Disposition]:
+    """The table with the cells that the subscription changes."""
+    table = dict(STATUS_TABLE)
+    if subscription.idempotent:
+        table[Status.ALREADY_EXISTS] = Disposition.ACK
+    for name, disposition in subscription.statuses.items():
+        table[Status[name]] = disposition
+    return table
 
 
 def disposition_of(outcome: Outcome, table: Mapping[Status, Disposition]) -> Disposition:

@@ -72,7 +72,9 @@ class History:
     well_lately: bool
 
 
-def decide(policy: RetryPolicy, disposition: Disposition, outcome: Outcome, history: History, jitter: Jitter) -> Decision:
+def decide(
+    policy: RetryPolicy, disposition: Disposition, outcome: Outcome, history: History, jitter: Jitter
+) -> Decision:
     """The decision after an attempt that ended in `outcome`, which means `disposition`.
 
     An outage burns no attempts, an event that hangs or kills its target burns one each time. The two look
@@ -103,10 +105,14 @@ def decide(policy: RetryPolicy, disposition: Disposition, outcome: Outcome, hist
     exhausted = used_up or history.age_ms >= policy.give_up_after_ms
     if exhausted and policy.on_exhausted is OnExhausted.DEAD_LETTER:
         return Decision(Do.DEAD_LETTER, burn=burn, exhausted=True)
-    return Decision(Do.WAIT, _wait_ms(policy, outcome, history, burned=burn > 0, jitter=jitter), burn, unburned)
+    return Decision(
+        Do.WAIT, _wait_ms(policy, outcome, history, burned=burn > 0, jitter=jitter), burn, unburned
+    )
 
 
-def _wait_ms(policy: RetryPolicy, outcome: Outcome, history: History, *, burned: bool, jitter: Jitter) -> float:
+def _wait_ms(
+    policy: RetryPolicy, outcome: Outcome, history: History, *, burned: bool, jitter: Jitter
+) -> float:
     if outcome.retry_after_ms is not None:
         return min(outcome.retry_after_ms, RETRY_AFTER_MAX_MS)
     # 2**40 times the smallest wait is beyond any maximum; the exponent is bounded so that it stays a float.
