@@ -1,0 +1,38 @@
+"""Suspect keys: whose event ran out of attempts, and none has been acked since.
+
+Their events get one attempt each, so that a key that is poisoned for good costs little.
+"""
+
+from __future__ import annotations
+
+__all__ = ["SUSPECT_KEYS_MAX", "Suspects"]
+
+#: Keys remembered; beyond it the oldest is forgotten and gets its full attempts again.
+SUSPECT_KEYS_MAX = 10_000
+
+
+class Suspects:
+    """The suspect keys of one partition. An event without a key makes nobody suspect."""
+
+    __slots__ = ("_keys",)
+
+    def __init__(self) -> None:
+        self._keys: dict[bytes, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __contains__(self, key: bytes | None) -> bool:
+        return key in self._keys
+
+    def add(self, key: bytes | None) -> None:
+        if key is None:
+            return
+        self._keys[key] = None
+        if len(self._keys) > SUSPECT_KEYS_MAX:
+            del self._keys[next(iter(self._keys))]
+
+    def clear(self, key: bytes | None) -> None:
+        """An event of the key was acked."""
+        if key is not None:
+            self._keys.pop(key, None)
