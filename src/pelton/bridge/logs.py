@@ -125,7 +125,8 @@ class PumpLog:
                 self._log.warning("target is unwell: intake paused, probing", before=before.value)
             case Health.MISWIRED:
                 self._log.error(
-                    "target refuses every call: check method, credentials and certificates; intake paused, probing",
+                    "target refuses every call: intake paused, probing",
+                    mend="check the method, the credentials and the certificates",
                     before=before.value,
                 )
 

@@ -94,7 +94,7 @@ class Running:
         return self._consumer.statistics()
 
     def start(self, checked: Checked) -> None:
-        """Begin with what the check at start found; where it found the target silent, ask again until it answers."""
+        """Begin with what the check found; where it found the target silent, ask until it answers."""
         requests = checked.requests
         if requests is not None:
             self._run(requests)

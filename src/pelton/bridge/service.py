@@ -94,7 +94,7 @@ class _Service:
             if check:
                 for one in checked:
                     state = f"not checked: {one.waiting_for}" if one.waiting_for else "ok"
-                    print(f"{one.subscription.name}: {state}")
+                    print(f"{one.subscription.name}: {state}")  # noqa: T201 - what --check was asked for
                 return 0
             process = Bound(config.limits.events_max, config.limits.bytes_max)
             dead_letters = DeadLetters(kafka, loop, wall_ms_of)

@@ -25,9 +25,10 @@ class Flow(Enum):
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Write this event to the dead-letter topic; the broker's acknowledgement (acks=all) comes back as a result.
+    """Write this event to the dead-letter topic.
 
-    Only that acknowledgement settles the delivery: BEFORE it nothing may pass the offset.
+    The acknowledgement of all replicas comes back as a result, and only that settles the delivery: BEFORE it
+    nothing may pass the offset.
     """
 
     delivery: Delivery

@@ -89,8 +89,6 @@ class Engine:
         self.progressed_ms = now_ms
         #: Why the map that was read back was not believed; None when it was.
         self.map_refused: str | None = None
-        self._policy = subscription.retry
-        self._ordering = subscription.ordering
         self._table = table_of(subscription)
         self._jitter = jitter
         self._ledger = Ledger(committed, self._read_map(committed, metadata, log_end))
@@ -119,7 +117,8 @@ class Engine:
         assert not self.closed
         self.tally.consumed += len(events)
         ledger, opened, ready = self._ledger, self._open, self._ready
-        by_key, by_partition = self._ordering is Ordering.KEY, self._ordering is Ordering.PARTITION
+        ordering = self.subscription.ordering
+        by_key, by_partition = ordering is Ordering.KEY, ordering is Ordering.PARTITION
         taken_events = taken_bytes = 0
         settled = False
         if not opened:
@@ -317,10 +316,8 @@ class Engine:
         deadline_ms = min(self._commit_due_ms, self._outbox.again_ms)
         if self._waiting:
             deadline_ms = min(deadline_ms, self._waiting[0][0])
-        may_start = (
-            self.hungry and not self._outbox.refused and self._stalled_since_ms < 0 and self.limits.slots.free
-        )
-        if may_start and not self.breaker.closed:
+        held_back = self.breaker.closed or self._outbox.refused or self._stalled_since_ms >= 0
+        if self.hungry and self.limits.slots.free and not held_back:
             deadline_ms = min(deadline_ms, self.breaker.next_probe_ms)
         return deadline_ms
 
@@ -430,7 +427,7 @@ class Engine:
             if not ledger.reserve(delivery.event.offset):
                 stalled = True
                 lowest = self.lowest
-                # The lowest open offset always has room; let it overtake if its turn is only a matter of order.
+                # The lowest open offset always has room: if only its turn is missing, it overtakes.
                 if lowest is None or lowest.state is not State.QUEUED or lowest not in ready:
                     break
                 ready.remove(lowest)
@@ -438,7 +435,11 @@ class Engine:
                 continue
             ready.popleft()
             if delivery.has_preset:
-                self._end_without_call(delivery, now_ms)
+                if delivery.preset is None:
+                    self._settle(delivery, State.FILTERED, now_ms)
+                    ledger.unreserve()
+                else:
+                    self._set_aside(delivery, delivery.preset)
                 continue
             delivery.to(State.CALLING)
             delivery.attempt += 1
@@ -454,19 +455,9 @@ class Engine:
             self.progressed_ms = now_ms
             if not breaker.closed:
                 breaker.probing(calls[0])
-        self._note_stall(stalled, now_ms)
-
-    def _note_stall(self, stalled: bool, now_ms: float) -> None:
         if self._stalled_since_ms >= 0:
             self.tally.ledger_stalled_ms += now_ms - self._stalled_since_ms
         self._stalled_since_ms = now_ms if stalled else -1.0
-
-    def _end_without_call(self, delivery: Delivery, now_ms: float) -> None:
-        if delivery.preset is None:
-            self._settle(delivery, State.FILTERED, now_ms)
-            self._ledger.unreserve()
-        else:
-            self._set_aside(delivery, delivery.preset)
 
     def _judge(self, delivery: Delivery, outcome: Outcome, now_ms: float) -> None:
         """Decide what an outcome that is no plain ack means, for the target and for the event."""
@@ -489,12 +480,12 @@ class Engine:
             attempt=delivery.attempt,
             burned=delivery.burned,
             unburned=delivery.unburned,
-            attempts_max=1 if delivery.event.key in self._suspects else self._policy.attempts,
+            attempts_max=1 if delivery.event.key in self._suspects else self.subscription.retry.attempts,
             age_ms=now_ms - delivery.first_attempted_ms - (breaker.open_ms(now_ms) - delivery.open_before_ms),
             well_in_between=well_in_between,
             well_lately=well_lately,
         )
-        decision = decide(self._policy, disposition, outcome, history, self._jitter)
+        decision = decide(self.subscription.retry, disposition, outcome, history, self._jitter)
         delivery.burned += decision.burn
         delivery.unburned = decision.unburned
         if decision.exhausted:
@@ -585,9 +576,7 @@ class Engine:
 
     def _flow(self) -> Flow | None:
         """Pause at a bound, resume at half of it; pause too while nothing could be done with more."""
-        blocked = (
-            self.draining or bool(self._outbox.refused) or (not self.breaker.closed and self._can_probe())
-        )
+        blocked = self.draining or self._outbox.refused or (not self.breaker.closed and self._can_probe())
         if not self.paused:
             if blocked or self._intake.full:
                 self.paused = True
@@ -602,6 +591,6 @@ class Engine:
 
         Without one, intake must go on although the breaker is open, or it would stay open for ever.
         """
-        return bool(self._ready) or (
-            bool(self._waiting) and self._waiting[0][0] <= self.breaker.next_probe_ms
-        )
+        if self._ready:
+            return True
+        return bool(self._waiting) and self._waiting[0][0] <= self.breaker.next_probe_ms

@@ -82,7 +82,7 @@ class Ledger:
     def settle(self, offset: int) -> None:
         """The event at `offset` has reached its end, durably."""
         at = bisect_left(self._open, offset)
-        assert at < len(self._open) and self._open[at] == offset, f"offset {offset} is not open"
+        assert self._open[at : at + 1] == [offset], f"offset {offset} is not open"
         del self._open[at]
         del self._ordinals[at]
         self._settled_since_measured += 1
