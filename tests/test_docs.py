@@ -50,17 +50,11 @@ def test_every_block_says_what_it_is() -> None:
 
 # --- commands -----------------------------------------------------------------------------------------
 
-#: No command of Pelton's makes topics.
-CREATE_TOPIC = (
-    "python -c 'from confluent_kafka.admin import AdminClient, NewTopic;"
-    ' admin = AdminClient({"bootstrap.servers": "127.0.0.1:9092"});'
-    """ admin.create_topics([NewTopic("orders", 8)])["orders"].result()'"""
-)
 #: Run below, word for word but for addresses.
 RUN_HERE = {
     "pelton kafka start",
     "pelton kafka stop",
-    CREATE_TOPIC,
+    "pelton kafka topic orders --partitions 8",
     "python shop.py",
     "pelton serve",
     "pelton serve --check",
@@ -215,7 +209,7 @@ def test_the_tour_is_as_the_readme_says(tour: Tour) -> None:
 
     start, create = before
     assert "already serves" in tour.run(start)
-    tour.run(create)
+    assert "8 partitions" in tour.run(create)
 
     shop, serve = terminals
     tour.stay(shop, "")

@@ -75,6 +75,7 @@ async def test_metadata_comes_back_to_the_next_owner(
     async with consuming(kafka.bootstrap, subscription(group, topic)) as listener:
         await until(lambda: len(listener.events) == 3, "the rest")
         assert listener.assigned[partition].metadata == metadata
+        assert listener.assigned[partition].log_end == (10 if metadata else -1)
         assert listener.assigned[partition].offset == 7
     assert listener.values == [b"7", b"8", b"9"]
 

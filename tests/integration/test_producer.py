@@ -22,7 +22,7 @@ from pelton.kafka import producer as producer_module
 from pelton.kafka.producer import Produced, Producer
 from pelton.kafka.records import Outgoing, dead_letter_of
 from pelton.kafka.tail import tail
-from pelton.kafka.topics import ensure_topic, partitions_of
+from pelton.kafka.topics import KEPT_FOR_EVER, ensure_topic, partitions_of
 from pelton.local.broker import LocalKafka
 from tests.integration.kafka_listening import produce, until
 from tests.kafka_fixtures import CreateTopic
@@ -192,7 +192,7 @@ async def test_topics_are_looked_up_and_made(kafka: LocalKafka, topic_name: str)
 
 
 async def test_a_made_topic_keeps_everything_for_ever(kafka: LocalKafka, topic_name: str) -> None:
-    config = {"max.message.bytes": "2000000"}
+    config = {**KEPT_FOR_EVER, "max.message.bytes": "2000000"}
     await asyncio.to_thread(ensure_topic, {"bootstrap.servers": kafka.bootstrap}, topic_name, 1, config)
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     (future,) = admin.describe_configs([ConfigResource(ResourceType.TOPIC, topic_name)]).values()

@@ -16,7 +16,7 @@ from google.protobuf.descriptor import Descriptor
 
 from pelton.bridge.requests import SubscriptionRequests, prepare
 from pelton.errors import ConfigError, Problem, TargetError
-from pelton.kafka.topics import ensure_topic, partitions_of
+from pelton.kafka.topics import KEPT_FOR_EVER, ensure_topic, partitions_of
 from pelton.request import descriptors
 from pelton.rpc.channels import Channels
 from pelton.rpc.reflection import TargetSilent, fetch
@@ -93,7 +93,8 @@ async def check_subscriptions(
     if create_topics:
         for subscription in subscriptions:
             count = max(partitions[topic] for topic in subscription.topics)
-            await asyncio.to_thread(ensure_topic, kafka, subscription.dead_letter_topic, count)
+            name = subscription.dead_letter_topic
+            await asyncio.to_thread(ensure_topic, kafka, name, count, KEPT_FOR_EVER)
     return [one for one in checked if one is not None]
 
 

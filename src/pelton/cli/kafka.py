@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import cyclopts
 from cyclopts import Parameter
 
+from pelton.cli.bootstrap import Bootstrap, bootstrap_of
 from pelton.errors import LocalKafkaError
 
 if TYPE_CHECKING:
@@ -90,6 +91,23 @@ def start(
     kafka.start()
     announce(kafka)
     say("  end it:         pelton kafka stop")
+
+
+@app.command
+def topic(name: str, *, partitions: int = 8, bootstrap: Bootstrap = "") -> None:
+    """Make a topic, unless it is there already: Kafka here makes none by itself, so that a slip shows.
+
+    Parameters
+    ----------
+    name
+        The topic's name.
+    partitions
+        How many partitions it gets: that many members of a consumer group can share it.
+    """
+    from pelton.kafka.topics import ensure_topic
+
+    ensure_topic({"bootstrap.servers": bootstrap_of(bootstrap)}, name, partitions)
+    print(f"{name}: {partitions} partitions")
 
 
 @app.command

@@ -98,7 +98,9 @@ class Placing:
             held.committed = found.offset
             held.starts_at(found.offset)
             self._statistics.metadata_unreadable += found.unreadable
-            assigned.append(Assigned(found.partition, generation, found.offset, found.metadata))
+            assigned.append(
+                Assigned(found.partition, generation, found.offset, found.metadata, found.log_end)
+            )
         self._retry(errors, "the start of %s/%d is not known yet: %s")
         if assigned:
             self._complaints.was_assigned = True

@@ -43,6 +43,8 @@ class Placed:
     metadata: str | None
     #: Its metadata was there and was not text.
     unreadable: bool = False
+    #: One past the log's last offset, asked only where there is metadata that it could contradict; else -1.
+    log_end: int = -1
 
 
 def place(
@@ -58,12 +60,29 @@ def place(
         elif answer is None:
             _place_unreadable(partition, settings, placed, errors)
         elif answer.offset >= 0:
-            placed.append(Placed(partition, answer.offset, answer.metadata or ""))
+            _place_committed(client, partition, answer, placed, errors)
         else:
             fresh.append(partition)
     if fresh:
         _place_fresh(client, fresh, start, placed, errors)
     return placed, errors
+
+
+def _place_committed(
+    client: Consumer,
+    partition: Partition,
+    answer: TopicPartition,
+    placed: list[Placed],
+    errors: dict[Partition, str],
+) -> None:
+    log_end = -1
+    if answer.metadata:
+        try:
+            log_end = end_of(client, partition)[1]
+        except KafkaException as exception:
+            errors[partition] = error_of(exception).str()
+            return
+    placed.append(Placed(partition, answer.offset, answer.metadata or "", log_end=log_end))
 
 
 def end_of(client: Consumer, partition: Partition) -> tuple[int, int]:

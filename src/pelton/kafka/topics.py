@@ -19,12 +19,14 @@ from pelton.errors import BrokerError
 from pelton.kafka.faults import broker_error, error_of
 from pelton.kafka.settings import admin_settings, bootstrap_of
 
-__all__ = ["ADMIN_TIMEOUT_S", "ensure_topic", "partitions_of"]
+__all__ = ["ADMIN_TIMEOUT_S", "KEPT_FOR_EVER", "ensure_topic", "partitions_of"]
 
 client_log = logging.getLogger("pelton.kafka.client")
 
 #: A healthy cluster answers in milliseconds; this is for one that is being restarted.
 ADMIN_TIMEOUT_S: Final = 15.0
+#: The settings of a dead-letter topic: its events stay until somebody has dealt with them.
+KEPT_FOR_EVER: Final = {"retention.ms": "-1", "retention.bytes": "-1"}
 #: A topic that has just been made is known to every broker a moment later.
 _VISIBLE_POLL_S: Final = 0.05
 _NOT_THERE: Final = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})
@@ -48,7 +50,7 @@ def ensure_topic(
     config: Mapping[str, str] | None = None,
     timeout: float = ADMIN_TIMEOUT_S,
 ) -> None:
-    """Make the topic `name` unless it is there, with at least `partitions` and kept for ever by default."""
+    """Make the topic `name` with `partitions` unless it is there; BrokerError if it has fewer."""
     where = bootstrap_of(settings)
     client = _client(settings)
     deadline = time.monotonic() + timeout
@@ -110,7 +112,7 @@ def _create(
         name,
         num_partitions=partitions,
         replication_factor=_DEFAULT_REPLICATION,
-        config={"retention.ms": "-1", "retention.bytes": "-1", **(config or {})},
+        config=dict(config or {}),
     )
     where = bootstrap_of(settings)
     try:
