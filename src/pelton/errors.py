@@ -17,8 +17,8 @@ Each message says what failed, where, and how to mend it. The command line print
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence
 
 __all__ = [
     "BrokerError",
@@ -81,7 +81,7 @@ class FencedError(BrokerError):
 
 
 class PublishError(BrokerError):
-    """One event was not acknowledged by the broker. `retriable` says whether trying again may help."""
+    """One event was not acknowledged by the broker. `retriable`: trying again may help."""
 
     def __init__(self, message: str, *, retriable: bool = False) -> None:
         super().__init__(message)

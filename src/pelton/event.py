@@ -7,9 +7,10 @@ defaults below give it an id, a source and a type.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Mapping, NamedTuple, TypeVar, dataclass_transform
+from typing import NamedTuple, TypeVar, dataclass_transform
 
 __all__ = ["Attributes", "Event", "Headers", "Partition", "Position"]
 

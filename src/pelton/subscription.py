@@ -6,21 +6,21 @@ is `pelton.config`; what they mean in motion is `pelton.core`. Nothing here read
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Mapping
 
 from pelton.event import Position
 
 __all__ = [
     "DeliveryMode",
+    "Descriptors",
     "Disposition",
     "Intake",
     "MetadataPolicy",
     "OnExhausted",
     "Ordering",
     "Parameter",
-    "Descriptors",
     "RequestMapping",
     "RetryPolicy",
     "Secret",
@@ -174,7 +174,7 @@ class Parameter:
 class RequestMapping:
     """`request:` of a unary subscription: fields of the request message and where each comes from."""
 
-    #: Dotted field path -> expression, in file order. Empty means ``raw``: the record's bytes are the request.
+    #: Dotted field path -> expression, in file order. Empty means ``raw``: the record as it is.
     fields: Mapping[str, str] = field(default_factory=dict)
     #: Line of each field in the file.
     lines: Mapping[str, int] = field(default_factory=dict)

@@ -1,14 +1,10 @@
-"""Bounds in events and bytes, the calls' slots, and the intake's two accounts."""
+"""Bounds in events and bytes, and the calls' slots."""
 
 from __future__ import annotations
 
 import pytest
 
-from pelton.core.delivery import Delivery, State
-from pelton.core.intake import Intake
 from pelton.core.limits import Bound, Limits, Slots
-from pelton.subscription import Intake as Declared
-from tests.core.rig import Rig, event
 
 
 @pytest.mark.parametrize(
@@ -73,23 +69,3 @@ def test_limits_take_from_the_process_and_from_the_subscription() -> None:
     assert limits.half_free
     limits.process.take(6, 0)
     assert not limits.half_free
-
-
-def test_the_intake_has_two_accounts_and_each_delivery_stands_in_one() -> None:
-    limits = Limits(Bound(100, 10_000), Bound(100, 10_000), Slots(1))
-    intake = Intake(Declared(partition_events_max=10, parked_events_max=2), limits)
-    delivery = Delivery(event(0), Rig().engine, None, 50, State.QUEUED)
-    intake.admit(3, 150)
-    intake.park(delivery)
-    assert (intake.active.events, intake.active.bytes) == (2, 100)
-    assert (intake.parked.events, intake.parked.bytes) == (1, 50)
-    assert (limits.process.events, limits.subscription.bytes) == (2, 100)
-    intake.park(delivery)
-    assert intake.full
-    assert not intake.half_free
-    intake.unpark(delivery)
-    assert intake.half_free
-    assert (limits.process.events, intake.parked.events) == (2, 1)
-    intake.clear()
-    assert (limits.process.events, limits.subscription.bytes) == (0, 0)
-    assert (intake.active.events, intake.parked.bytes) == (0, 0)

@@ -34,9 +34,7 @@ def subscription(
     group: str, *topics: str, start: Start | None = None, kafka: Mapping[str, Any] | None = None
 ) -> Subscription:
     target = Target("target", "127.0.0.1:1")
-    return Subscription(
-        "test", topics, target, "/a.B/C", group, start=start or Start(), kafka=kafka or {}
-    )
+    return Subscription("test", topics, target, "/a.B/C", group, start=start or Start(), kafka=kafka or {})
 
 
 def produce(bootstrap: str, topic: str, records: Sequence[dict[str, Any]]) -> list[int]:

@@ -1,3 +1,5 @@
+"""A stream's batches, byte for byte: what is composed by hand is what protobuf reads."""
+
 from __future__ import annotations
 
 from hypothesis import given

@@ -1,3 +1,5 @@
+"""What goes with a call: every entry, the budget and the order of the cuts, illegal names and values."""
+
 from __future__ import annotations
 
 import re

@@ -1,3 +1,5 @@
+"""Credentials: which addresses are loopback, what is refused, and files that are read again."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -46,16 +48,16 @@ def test_loopback(address: str) -> None:
     "address",
     [
         "shop:50051",
-        "10.0.0.1:1",
+        "192.0.2.1:1",
         "0.0.0.0:1",
         "128.0.0.1:1",
         "[::]:1",
         "[2001:db8::1]:1",
-        "[::ffff:10.0.0.1]:1",
+        "[::ffff:192.0.2.1]:1",
         "dns:///shop:50051",
         "dns://8.8.8.8/localhost:50051",
         "dns://localhost:50051",
-        "ipv4:127.0.0.1:1,10.0.0.1:2",
+        "ipv4:127.0.0.1:1,192.0.2.1:2",
         "localhost.example:1",
         "127.0.0.1.example:1",
         "127.1:1",

@@ -98,7 +98,9 @@ async def test_settlements_do_not_wait_for_their_batch(serving: Serving) -> None
 
 
 @pytest.mark.parametrize("sync", [False, True])
-async def test_cancelled_tokens_end_their_handler_and_are_settled_as_cancelled(serving: Serving, sync: bool) -> None:
+async def test_cancelled_tokens_end_their_handler_and_are_settled_as_cancelled(
+    serving: Serving, sync: bool
+) -> None:
     app, release = App("shop"), threading.Event()
     started: list[int] = []
     cancelled: list[int] = []

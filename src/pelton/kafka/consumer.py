@@ -111,9 +111,7 @@ class Consumer:
         if self._thread is None:
             return ConsumerStatistics()
         records = self._thread.records
-        return replace(
-            self._thread.statistics, times_ignored=records.times_ignored, flawed=records.flawed
-        )
+        return replace(self._thread.statistics, times_ignored=records.times_ignored, flawed=records.flawed)
 
     def _ask(self, command: Command, argument: Any) -> None:
         assert self._thread is not None, "not started"
