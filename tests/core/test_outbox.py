@@ -1,4 +1,4 @@
-"""The outbox: each dead letter is kept until the broker has it, and refused ones come again later and later."""
+"""The outbox: each dead letter is kept until the broker has it, and what was refused comes again."""
 
 from __future__ import annotations
 
