@@ -11,7 +11,7 @@ the network or name resolution do. Nothing here retries, and nothing here decide
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import grpc.aio
 
@@ -28,6 +28,23 @@ __all__ = ["AioTransport"]
 _Unary = grpc.aio.UnaryUnaryCall[bytes, bytes]
 _Method = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 _Attempt = tuple[Delivery, _Unary]
+
+
+class _Entries(grpc.aio.Metadata):
+    """Metadata that stays the tuple it is: filing it by name, as the parent does, is a tenth of a call's CPU.
+
+    For calls out only, which gRPC does nothing with but iterate; to look a name up there is nothing here.
+    """
+
+    def __init__(self, entries: Metadata) -> None:
+        super().__init__()
+        self._entries = entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[tuple[str, str | bytes]]:
+        return iter(self._entries)
 
 
 class AioTransport:
@@ -79,7 +96,7 @@ class AioTransport:
             self._results.add(delivery, too_large(len(call.body), self._bytes_max))
             return
         try:
-            attempt = self._method(call.body, timeout=call.timeout_ms / 1_000.0, metadata=metadata)
+            attempt = self._method(call.body, timeout=call.timeout_ms / 1_000.0, metadata=_Entries(metadata))
         except grpc.aio.UsageError:
             # The channel is closed, and only we close channels.
             self._results.add(delivery, CANCELLED_BY_US)
