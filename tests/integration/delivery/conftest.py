@@ -8,8 +8,15 @@ from pathlib import Path
 import pytest
 
 from pelton.local.broker import LocalKafka
-from tests.integration.delivery.world import World
+from tests.integration.delivery.world import Log, World
 from tests.kafka_fixtures import CreateTopic
+
+
+@pytest.fixture
+def log(kafka: LocalKafka) -> Iterator[Log]:
+    log = Log(kafka.bootstrap)
+    yield log
+    log.close()
 
 
 @pytest.fixture

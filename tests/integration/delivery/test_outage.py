@@ -30,8 +30,9 @@ def test_an_outage_burns_nothing(world: World, note: Callable[[str], None]) -> N
         pelton = world.serve(world.configure(target, retry="{ attempts: 1, backoff: 5ms..40ms }"))
 
         def settled() -> float:
-            world.keep_backlog(SEED, BACKLOG)
-            return pelton.metrics().sum("pelton_events_settled_total")
+            count = pelton.metrics().sum("pelton_events_settled_total")
+            world.keep_backlog(SEED, BACKLOG, count)
+            return count
 
         until(lambda: settled() >= BACKLOG // 2, "events to flow")
         out = pelton.metrics().sum("pelton_events_open", state="calling")

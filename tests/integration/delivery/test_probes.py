@@ -86,11 +86,8 @@ def serving(pelton: Pelton, name: str) -> bool:
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def test_a_target_that_comes_late(
-    kafka: LocalKafka, create_topic: CreateTopic, tmp_path: Path, write: Write
-) -> None:
+def test_a_target_that_comes_late(log: Log, create_topic: CreateTopic, tmp_path: Path, write: Write) -> None:
     """Its types are needed and cannot be asked for: alive, not ready, and ready when it has come."""
-    log = Log(kafka.bootstrap)
     topic = create_topic()
     log.publish(topic, [Draft(b"key", b"text")])
     with socket.socket() as nobody:

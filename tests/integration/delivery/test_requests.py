@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from google.protobuf.json_format import MessageToDict
 
-from pelton.local.broker import LocalKafka
 from tests.integration.delivery.processes import Metrics, Pelton, Target, serving, until
 from tests.integration.delivery.shop import Shop
 from tests.integration.delivery.world import Draft, Log, World, some_keys
@@ -54,13 +53,12 @@ DRAFTS = [
     Draft(b"key-8", STRUCTURED.encode(), (("content-type", b"application/cloudevents+json"),), PUBLISHED_MS),
     # It claims to be what it is not.
     Draft(b"key-9", b"{}", (("ce_specversion", b"1.0"),), PUBLISHED_MS),
+    # Empty is not null: a value, and no JSON.
+    Draft(b"key-10", b"", (), PUBLISHED_MS),
 ]
 
 
-def test_what_a_target_is_sent(
-    kafka: LocalKafka, create_topic: CreateTopic, tmp_path: Path, shop: Shop
-) -> None:
-    log = Log(kafka.bootstrap)
+def test_what_a_target_is_sent(log: Log, create_topic: CreateTopic, tmp_path: Path, shop: Shop) -> None:
     topic = create_topic()
     log.publish(topic, DRAFTS)
     mapped, handled = f"mapped-{topic}"[:60].strip("-"), f"handled-{topic}"[:60].strip("-")
@@ -74,7 +72,7 @@ def test_what_a_target_is_sent(
     config = tmp_path / "pelton.yaml"
     config.write_text(
         f"""
-kafka: {{ bootstrap.servers: "{kafka.bootstrap}" }}
+kafka: {{ bootstrap.servers: "{log.bootstrap}" }}
 server: {{ http: "127.0.0.1:0", grpc: "127.0.0.1:0" }}
 targets: {{ shop: {{ address: "127.0.0.1:{shop.port}" }} }}
 subscriptions:
@@ -105,11 +103,11 @@ subscriptions:
         pelton.end()
 
     dead = {letter.header("pelton-origin-offset"): letter for letter in log.read(f"dlq.{mapped}")}
-    assert dead.keys() == {"2", "9"}
+    assert dead.keys() == {"2", "9", "10"}
     assert "text" in dead["2"].header("pelton-reason")
     assert dead["2"].value == b"\xff\xfe"
     assert metrics.sum("pelton_events_settled_total", subscription=mapped, end="filtered") == 1
-    assert shop.requests.keys() == {str(offset) for offset in range(len(DRAFTS))} - {"1", "2", "9"}
+    assert shop.requests.keys() == {str(offset) for offset in range(len(DRAFTS))} - {"1", "2", "9", "10"}
     check_mapped(topic, shop)
     assert [letter.header("pelton-origin-offset") for letter in log.read(f"dlq.{handled}")] == ["9"]
     check_handled(topic, handled, shop)

@@ -18,7 +18,6 @@ import grpc
 import pytest
 
 from pelton.core.outcome import Status
-from pelton.local.broker import LocalKafka
 from tests.conformance.authority import Authority
 from tests.integration.delivery.processes import Metrics, Pelton, until
 from tests.integration.delivery.scripted import UNARY, Script, Scripted
@@ -129,10 +128,9 @@ def cases(prefix: str) -> Iterator[Case]:
 @pytest.mark.parametrize("mode", ["unary", "handler", "stream"])
 @pytest.mark.timeout(300)
 def test_what_becomes_of_it(
-    mode: str, kafka: LocalKafka, create_topic: CreateTopic, tmp_path: Path, note: Callable[[str], None]
+    mode: str, log: Log, create_topic: CreateTopic, tmp_path: Path, note: Callable[[str], None]
 ) -> None:
     assert {status.name for status in Status} == TABLE.keys() - {"hang"}
-    log = Log(kafka.bootstrap)
     all_cases = {case.name: case for case in cases(mode)}
     topics = {name: create_topic() for name in ("events", "large", "illegal")}
     dead_letters = create_topic()
@@ -167,7 +165,7 @@ def test_what_becomes_of_it(
         config = tmp_path / "pelton.yaml"
         config.write_text(
             f"""
-kafka: {{ bootstrap.servers: "{kafka.bootstrap}" }}
+kafka: {{ bootstrap.servers: "{log.bootstrap}" }}
 server: {{ http: "127.0.0.1:0", grpc: "127.0.0.1:0" }}
 targets:
   scripted: {{ address: "127.0.0.1:{port}" }}

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from pelton import App, Context, DeadLetter, Drop, Event, Retry
-from pelton.local.broker import LocalKafka
 from pelton.sdk.serve import Server
 from tests.integration.delivery.processes import Metrics, Pelton, until
 from tests.integration.delivery.world import Draft, Log, Published
@@ -28,9 +27,7 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize("mode", ["handler", "stream"])
-async def test_a_verdict_decides(
-    mode: str, kafka: LocalKafka, create_topic: CreateTopic, tmp_path: Path
-) -> None:
+async def test_a_verdict_decides(mode: str, log: Log, create_topic: CreateTopic, tmp_path: Path) -> None:
     app = App("verdicts")
     attempts: dict[bytes, list[int]] = {value: [] for value in EXPECTED}
 
@@ -54,9 +51,7 @@ async def test_a_verdict_decides(
     server = Server(app, "127.0.0.1:0")
     await server.start()
     try:
-        letters, metrics = await asyncio.to_thread(
-            deliver, mode, kafka, create_topic(), server.port, tmp_path
-        )
+        letters, metrics = await asyncio.to_thread(deliver, mode, log, create_topic(), server.port, tmp_path)
     finally:
         await server.stop()
     assert attempts == {value: list(range(1, made + 1)) for value, (made, _) in EXPECTED.items()}
@@ -68,17 +63,14 @@ async def test_a_verdict_decides(
     assert metrics.sum("pelton_events_settled_total", end="dropped") == 1
 
 
-def deliver(
-    mode: str, kafka: LocalKafka, topic: str, port: int, directory: Path
-) -> tuple[list[Published], Metrics]:
+def deliver(mode: str, log: Log, topic: str, port: int, directory: Path) -> tuple[list[Published], Metrics]:
     """Everything that waits; returns the dead letters."""
-    log = Log(kafka.bootstrap)
     log.publish(topic, [Draft(value, value) for value in EXPECTED])
     name = topic[:60].strip("-")
     config = directory / "pelton.yaml"
     config.write_text(
         f"""
-kafka: {{ bootstrap.servers: "{kafka.bootstrap}" }}
+kafka: {{ bootstrap.servers: "{log.bootstrap}" }}
 server: {{ http: "127.0.0.1:0", grpc: "127.0.0.1:0" }}
 targets: {{ app: {{ address: "127.0.0.1:{port}" }} }}
 subscriptions:

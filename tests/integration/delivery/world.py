@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, IsolationLevel, Producer, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # not in __all__
 
 from tests.integration.delivery.processes import DEADLINE_S, Call, Pelton, Target
@@ -32,6 +32,8 @@ __all__ = [
 
 Headers = tuple[tuple[str, bytes | None], ...]
 
+#: Of one question to the group's coordinator.
+ASK_TIMEOUT_S = 10.0
 #: A value nobody looks at.
 PLAIN = b"x" * 200
 
@@ -70,19 +72,44 @@ class Log:
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
         self._admin = AdminClient({"bootstrap.servers": bootstrap})
+        self._known: dict[str, list[int]] = {}
+        self._askers: dict[str, Consumer] = {}
+
+    def close(self) -> None:
+        for asker in self._askers.values():
+            asker.close()
 
     def ends(self, topic: str) -> dict[int, int]:
-        partitions = self._admin.list_topics(topic, timeout=DEADLINE_S).topics[topic].partitions
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        request = {TopicPartition(topic, number): latest for number in partitions}
+        request = {TopicPartition(topic, number): latest for number in self._partitions(topic)}
         futures = self._admin.list_offsets(request, isolation_level=IsolationLevel.READ_COMMITTED)
         return {tp.partition: future.result(DEADLINE_S).offset for tp, future in futures.items()}
 
     def committed(self, group: str, topic: str) -> dict[int, int]:
-        """Committed offset of each partition; absent where nothing is committed."""
-        wanted = ConsumerGroupTopicPartitions(group)
-        found = self._admin.list_consumer_group_offsets([wanted])[group].result(DEADLINE_S).topic_partitions
-        return {tp.partition: tp.offset for tp in found if tp.topic == topic and tp.offset >= 0}
+        """Committed offset of each partition; absent where nothing is committed.
+
+        Asked as a member of the group would ask, without joining it. The admin client's way crashes this
+        process where a young broker has not loaded the group's coordinator yet.
+        """
+        asker = self._askers.get(group)
+        if asker is None:
+            asker = self._askers[group] = Consumer({"bootstrap.servers": self.bootstrap, "group.id": group})
+        wanted = [TopicPartition(topic, number) for number in self._partitions(topic)]
+        end = time.monotonic() + DEADLINE_S
+        while True:
+            try:
+                found = asker.committed(wanted, timeout=ASK_TIMEOUT_S)
+            except KafkaException:
+                assert time.monotonic() < end, f"the offsets of {group} cannot be read"
+                continue
+            return {tp.partition: tp.offset for tp in found if tp.offset >= 0}
+
+    def _partitions(self, topic: str) -> list[int]:
+        known = self._known.get(topic)
+        if known is None:
+            known = sorted(self._admin.list_topics(topic, timeout=DEADLINE_S).topics[topic].partitions)
+            self._known[topic] = known
+        return known
 
     def read(self, topic: str) -> list[Published]:
         """Everything in a topic, in offset order within a partition."""
@@ -166,9 +193,12 @@ class World:
         """One event a key, in this order."""
         self.publish(Draft(key) for key in keys)
 
-    def keep_backlog(self, seed: str, least: int) -> None:
-        """Publish more where fewer than `least` are left: however fast it goes, load does not run out."""
-        while len(self.published) - self.passed() < least:
+    def keep_backlog(self, seed: str, least: int, settled: float = 0.0) -> None:
+        """Publish more where fewer than `least` are left: however fast it goes, load does not run out.
+
+        `settled` is somebody's count of all that is; what is committed lags behind it.
+        """
+        while len(self.published) - settled < least:
             self.publish_keys(some_keys(f"{seed}-{len(self.published)}", least))
 
     def configure(
@@ -203,6 +233,7 @@ subscriptions:
         """Whatever still runs is ended; the log of what was killed here is the place to look."""
         for pelton in self._peltons:
             pelton.end()
+        self.log.close()
 
     # -- What Kafka says -----------------------------------------------------------------------------------
 
