@@ -15,7 +15,10 @@ from collections.abc import Callable
 import pytest
 from hypothesis import settings
 
-__all__: list[str] = []
+# Here and nowhere else: a fixture that two conftest files import is two fixtures, and two brokers.
+from tests.kafka_fixtures import create_topic, kafka, topic_name
+
+__all__ = ["create_topic", "kafka", "topic_name"]
 
 MISSING = "missing tool: "
 NOTES: pytest.StashKey[list[str]] = pytest.StashKey()

@@ -1,7 +1,7 @@
 """A real Kafka for the tests that want one: one broker for the whole pytest session, topics of unique names.
 
-Import what a folder needs in its `conftest.py`: `from tests.kafka_fixtures import create_topic, kafka,
-topic_name`. A broker that cannot start is an error of every test that asked for it, never a skip.
+`tests/conftest.py` makes them known to every test. A broker that cannot start is an error of every test that
+asked for it, never a skip.
 """
 
 from __future__ import annotations

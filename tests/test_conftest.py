@@ -27,9 +27,8 @@ def test_missing_tools_are_counted_aloud_and_notes_printed(tmp_path: Path) -> No
     (tmp_path / "test_sample.py").write_text(SAMPLE)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = needs_tool(name)\n")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly", str(tmp_path)]
-    done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "CI": "true"}, capture_output=True, text=True, check=False
-    )
+    environ = {**os.environ, "CI": "true", "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "skipped for a missing tool: no-such-program: 2 tests" in done.stdout
     assert "a line for the end" in done.stdout

@@ -32,9 +32,7 @@ from pelton.subscription import Disposition
 from scripts.draw_states import draw
 from tests.docs_service import serving
 from tests.docs_text import DOCS, README, ROOT, Block, blocks, ids, of_language, sample
-from tests.kafka_fixtures import create_topic, kafka, topic_name
 
-__all__ = ["create_topic", "kafka", "topic_name"]
 
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
 LANGUAGES = {"sh", "yaml", "python", "mermaid", "text"}

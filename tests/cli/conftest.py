@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kafka_fixtures import create_topic, kafka, topic_name
-
-__all__ = ["PATIENCE_S", "Ended", "Pelton", "create_topic", "environment", "kafka", "topic_name"]
+__all__ = ["PATIENCE_S", "Ended", "Pelton", "environment"]
 
 #: A command that takes longer than this hangs.
 PATIENCE_S = 60.0
