@@ -33,7 +33,6 @@ from scripts.draw_states import draw
 from tests.docs_service import serving
 from tests.docs_text import DOCS, README, ROOT, Block, blocks, ids, of_language, sample
 
-
 ARCHITECTURE = ROOT / "ARCHITECTURE.md"
 LANGUAGES = {"sh", "yaml", "python", "mermaid", "text"}
 
