@@ -172,15 +172,21 @@ class Pelton:
         """Where gRPC health is; waits until it listens."""
         return self._listening("grpc_health")
 
-    def _listening(self, name: str) -> str:
-        def found() -> re.Match[str] | None:
-            assert self.process.poll() is None, f"pelton ended by itself:\n{self.log()[-2_000:]}"
-            return re.search(rf'"{name}": "([^"]+)".*"event": "listening"', self.log())
+    @property
+    def listens(self) -> bool:
+        """It can be asked; until then, asking waits."""
+        return self._address("http") is not None
 
-        until(found, "pelton to listen")
-        match = found()
-        assert match is not None
-        return match[1]
+    def _listening(self, name: str) -> str:
+        until(lambda: self._address(name), "pelton to listen")
+        address = self._address(name)
+        assert address is not None
+        return address
+
+    def _address(self, name: str) -> str | None:
+        assert self.process.poll() is None, f"pelton ended by itself:\n{self.log()[-2_000:]}"
+        found = re.search(rf'"{name}": "([^"]+)".*"event": "listening"', self.log())
+        return None if found is None else found[1]
 
     def get(self, path: str) -> tuple[int, str]:
         """Status and body."""

@@ -45,6 +45,8 @@ def test_one_joins_and_one_leaves(world: World, note: Callable[[str], None]) -> 
         first = world.serve(config, "first")
         until(lambda: settled(world, first) >= EVENTS_A_PHASE, "the first to do its part")
         second = world.serve(config, "second")
+        # The first has work all the while, or it would have nothing in hand when it must hand over.
+        until(lambda: settled(world, first) and second.listens, "the second to start")
         until(lambda: settled(world, first, second) >= EVENTS_A_PHASE, "the second to do its part")
         leaving_ns = time.monotonic_ns()
         first.stop()
