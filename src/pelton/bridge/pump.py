@@ -216,7 +216,6 @@ class Pump:
             if self.breaker.health is not self._health:
                 self._log.health_changed(self._health, self.breaker.health)
                 self._health = self.breaker.health
-                self._dirty.update(dict.fromkeys(self._engines.values()))
             refused = self._perform(now_ms)
             if refused:
                 # Requests that could not be built are outcomes like any other, only quicker.

@@ -1,0 +1,230 @@
+"""The data path among fakes: batches, turns between partitions, what comes late, and letting go."""
+
+from __future__ import annotations
+
+import asyncio
+
+from pelton.core.breaker import Health
+from pelton.core.outcome import ACKED, Outcome, Status
+from pelton.errors import FencedError
+from pelton.event import Partition
+from pelton.subscription import Intake
+from tests.bridge.stage import Stage, event, until
+
+P0, P1 = Partition("t", 0), Partition("t", 1)
+UNAVAILABLE = Outcome(Status.UNAVAILABLE, "refused")
+
+
+async def test_what_is_fetched_together_is_called_together() -> None:
+    stage = Stage()
+    stage.assign(0, 1)
+    stage.feed(event(0, b"a"), event(1, b"b"), event(0, b"a", 1))
+    assert [len(batch) for batch in stage.transport.batches] == [3]
+    stage.ack(0, 1)
+    stage.ack(0, partition=1)
+    assert stage.source.committed[P0].offset == 2
+    assert stage.source.committed[P1].offset == 1
+    assert stage.holds()
+
+
+async def test_partitions_share_the_calls_and_none_starves() -> None:
+    stage = Stage(concurrency=4)
+    stage.assign(0, 1)
+    stage.feed(*(event(offset, None, partition) for partition in (0, 1) for offset in range(20)))
+    assert stage.out == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    # Whoever frees a call does not simply take it again.
+    for _ in range(8):
+        offset = min(offset for partition, offset in stage.out if partition == 0)
+        stage.ack(offset)
+    assert sum(partition == 1 for partition, _ in stage.out) >= 2
+    assert stage.limits.slots.free == 0
+
+
+async def test_calls_that_one_partition_leaves_go_to_another() -> None:
+    stage = Stage(concurrency=10)
+    stage.assign(0, 1)
+    stage.feed(event(0, None, 0), *(event(offset, None, 1) for offset in range(20)))
+    assert len(stage.out) == 10
+
+
+async def test_a_request_that_cannot_be_built_is_set_aside_and_its_key_goes_on() -> None:
+    stage = Stage()
+    stage.assign(0)
+    stage.feed(event(0, b"a", value=b"unbuildable"), event(1, b"a"))
+    (letter,) = stage.sink.submitted
+    assert letter.outcome.message == "request field text: not UTF-8"
+    assert stage.out == []
+    stage.pump.on_produced([(letter, None)])
+    assert stage.out == [(0, 1)]
+    assert stage.pump.breaker.last_good_ms == float("-inf"), "nobody has heard of the target yet"
+
+
+async def test_flaws_and_undecidable_filters_are_set_aside_and_the_unwanted_are_not_called() -> None:
+    stage = Stage(filter_="event.type == 'x'")
+    stage.assign(0)
+    stage.feed(
+        event(0, b"a", value=b"unwanted"),
+        event(1, b"b", value=b"undecidable"),
+        event(2, b"c"),
+    )
+    assert stage.out == [(0, 2)]
+    assert stage.pump.tally.filtered == 1
+    assert [letter.outcome.message for letter in stage.sink.submitted] == ["filter: cannot be told"]
+    assert stage.holds()
+
+
+async def test_a_dead_letter_that_is_refused_is_written_again_and_nothing_starts_meanwhile() -> None:
+    stage = Stage()
+    stage.assign(0)
+    stage.feed(event(0, b"a"))
+    stage.transport.answer((stage.delivery(0), Outcome(Status.INVALID_ARGUMENT, "no")))
+    (letter,) = stage.sink.submitted
+    stage.pump.on_produced([(letter, "no leader")])
+    assert stage.source.of("pause") == [[P0]]
+    stage.feed(event(1, b"b"))
+    assert stage.out == []
+    await until(lambda: len(stage.sink.submitted) == 2, "the second try")
+    stage.pump.on_produced([(stage.sink.submitted[1], None)])
+    assert stage.out == [(0, 1)]
+    assert stage.source.of("resume") == [[P0]]
+
+
+async def test_the_breaker_stops_every_partition_and_the_probe_starts_them_again() -> None:
+    stage = Stage(concurrency=5)
+    stage.assign(0, 1)
+    stage.feed(*(event(offset, b"%d" % offset, offset % 2) for offset in range(12)))
+    stage.transport.answer(*((delivery, UNAVAILABLE) for delivery in list(stage.transport.out)))
+    assert stage.pump.breaker.health is Health.UNWELL
+    assert stage.out == []
+    assert stage.source.partitions("pause") == [P0, P1]
+    await until(lambda: stage.out, "the probe")
+    assert len(stage.out) == 1
+    (probe,) = stage.transport.out
+    stage.transport.answer((probe, ACKED))
+    assert len(stage.out) == 5
+    assert stage.source.partitions("resume") == [P0, P1]
+
+
+async def test_a_revoke_drains_commits_and_then_releases() -> None:
+    stage = Stage(concurrency=2)
+    stage.assign(0, 1)
+    stage.feed(*(event(offset, b"%d" % offset) for offset in range(4)), event(0, b"x", 1))
+    out_of_0 = [offset for partition, offset in stage.out if partition == 0]
+    stage.pump.on_revoked([P0])
+    assert stage.source.of("release") == []
+    for offset in out_of_0:
+        stage.ack(offset)
+    assert stage.source.of("release") == [[P0]]
+    kinds = [kind for kind, _ in stage.source.asked]
+    assert "commit" in kinds[: kinds.index("release")]
+    assert stage.source.committed[P0].offset == len(out_of_0)
+    assert all(partition == 1 for partition, _ in stage.out), "nothing of the revoked one starts"
+    assert stage.pump.tally.released == 4 - len(out_of_0)
+    assert stage.holds()
+
+
+async def test_a_drain_that_takes_too_long_is_cut_and_frees_its_calls() -> None:
+    stage = Stage(concurrency=2, drain_timeout_ms=20.0)
+    stage.assign(0)
+    stage.feed(event(0, b"a"), event(1, b"b"))
+    stage.ack(1)
+    stage.pump.on_revoked([P0])
+    await until(lambda: stage.source.of("release"), "the drain to be cut")
+    assert stage.source.committed[P0].offset == 0
+    assert stage.source.committed[P0].metadata, "that the second is settled is not forgotten"
+    await until(lambda: stage.limits.slots.taken == 0, "the cancelled call to come back")
+    assert stage.pump.tally.late_outcomes == 1
+    assert stage.holds()
+
+
+async def test_a_key_whose_call_is_still_out_stays_blocked_when_its_partition_returns() -> None:
+    stage = Stage()
+    stage.assign(0)
+    stage.feed(event(0, b"a"), event(1, b"b"))
+    lost = stage.delivery(0)
+    stage.pump.on_lost([P0])
+    assert stage.source.of("commit") == []
+    stage.assign(0)
+    stage.feed(event(0, b"a"), event(1, b"b"), event(2, b"c"))
+    # Of the first assignment both calls are out still, so only the third key may be called.
+    assert stage.out == [(0, 0), (0, 1), (0, 2)]
+    assert len(stage.transport.out) == 3
+    stage.transport.answer((lost, ACKED))
+    assert stage.pump.tally.acked == 0, "it settles nothing any more"
+    assert (0, 0) in stage.out, "but its key is free: the event is called again"
+    assert stage.holds()
+
+
+async def test_a_partition_nobody_knows_is_released_at_once() -> None:
+    stage = Stage()
+    stage.pump.on_revoked([P1])
+    assert stage.source.of("release") == [[P1]]
+
+
+async def test_a_stop_waits_for_what_is_out_and_takes_nothing_more() -> None:
+    stage = Stage(concurrency=1)
+    stage.assign(0)
+    stage.feed(event(0, b"a"), event(1, b"b"))
+    draining = asyncio.ensure_future(stage.pump.drain())
+    await asyncio.sleep(0)
+    stage.feed(event(2, b"c"))
+    stage.assign(1)
+    assert stage.out == [(0, 0)]
+    assert not draining.done()
+    stage.ack(0)
+    await draining
+    assert stage.source.committed[P0].offset == 1
+    assert stage.pump.tally.consumed == 2, "what came after the stop is not ours to count"
+    assert stage.pump.tally.released == 1
+    assert stage.holds()
+
+
+async def test_a_stop_with_nothing_assigned_ends_at_once() -> None:
+    stage = Stage()
+    await stage.pump.drain()
+    await stage.pump.drain()
+
+
+async def test_intake_pauses_at_the_bound_and_resumes_at_half() -> None:
+    stage = Stage(concurrency=4, intake=Intake(partition_events_max=4))
+    stage.assign(0)
+    stage.feed(*(event(offset, None) for offset in range(4)))
+    assert stage.source.of("pause") == [[P0]]
+    stage.ack(0)
+    assert stage.source.of("resume") == []
+    stage.ack(1)
+    assert stage.source.of("resume") == [[P0]]
+
+
+async def test_a_paused_partition_notices_that_others_have_left_the_process_room() -> None:
+    stage = Stage()
+    stage.assign(0)
+    stage.limits.process.take(50_000, 0)
+    stage.feed(event(0, None))
+    assert stage.source.of("pause") == [[P0]]
+    stage.limits.process.give(50_000, 0)
+    await until(lambda: stage.source.of("resume"), "the partition to go on")
+
+
+async def test_commits_of_a_partition_that_is_busy_follow_within_the_delay() -> None:
+    stage = Stage(concurrency=2)
+    stage.assign(0)
+    stage.feed(event(0, b"a"), event(1, b"b"))
+    stage.ack(0)
+    assert stage.source.of("commit") == []
+    await until(lambda: stage.source.of("commit"), "the commit")
+    assert stage.source.committed[P0].offset == 1
+
+
+async def test_what_the_consumer_cannot_survive_is_passed_on() -> None:
+    stage = Stage()
+    error = FencedError("another one took over")
+    stage.pump.on_failed(error)
+    assert stage.failures == [error]
+
+
+async def test_a_loss_to_retention_is_counted_and_a_topic_made_again_is_not_one() -> None:
+    stage = Stage()
+    stage.pump.on_offsets_lost(P0, 5, 9)
+    stage.pump.on_offsets_lost(P0, 9, 0)
+    assert stage.pump.offsets_lost == 4
