@@ -26,7 +26,7 @@ DEV := .venv/.dev-$(call sum,requirements/dev.txt pyproject.toml)
 PROTO := .venv-proto/.installed-$(call sum,requirements/proto.txt)
 LOWEST := .venv-lowest/.installed-$(call sum,requirements/lowest.txt)
 
-.PHONY: help demo bench test integration check static fmt fmt-check lint types imports proto proto-check lock clean
+.PHONY: help demo bench bench-poison test integration check static fmt fmt-check lint types imports proto proto-check lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ demo: $(RUNTIME) ## Kafka, a publisher, Pelton and a service, live in this termi
 
 bench: $(RUNTIME) ## speed, CPU, latency and memory on a real Kafka (ARGS=…)
 	@$(BIN)/python bench/run.py $(ARGS)
+
+bench-poison: $(RUNTIME) ## the pace of healthy keys beside poisoned ones (ARGS="--seconds 60 --rounds 3")
+	@$(BIN)/python bench/poison.py $(ARGS)
 
 test: $(DEV) $(PROTO) $(LOWEST) ## every test, real Kafka included (ARGS="-k ledger")
 	@$(BIN)/python -m pytest $(ARGS)

@@ -13,7 +13,7 @@ from pelton.core.engine import COMMIT_DELAY_MS
 from pelton.core.limits import Bound, Limits, Slots
 from pelton.core.outbox import RETRY_FIRST_MS
 from pelton.core.outcome import Outcome, Status
-from pelton.subscription import Disposition, Intake, Ordering
+from pelton.subscription import Disposition, Intake, Ordering, RetryPolicy
 from tests.core.rig import Rig, event
 
 WRONG = Outcome(
@@ -66,7 +66,7 @@ def test_a_retry_keeps_its_lane() -> None:
     assert rig.started == [0, 1]
     assert rig.state(0) is State.WAITING
     assert rig.state(2) is State.PARKED
-    rig.wait_for_deadline()
+    rig.wait(RetryPolicy().backoff_min_ms)
     assert rig.started == [0, 1, 0]
     rig.answer(0)
     assert rig.started == [0, 1, 0, 2]
@@ -193,7 +193,7 @@ def test_what_waits_or_is_parked_stands_outside_the_intake_limits() -> None:
     for offset in sorted(rig.out):
         rig.answer(offset)
     assert rig.flows == [Flow.PAUSE]
-    rig.wait_for_deadline()
+    rig.wait(RetryPolicy().backoff_min_ms)
     while rig.engine.open_events:
         rig.answer(min(rig.out))
         rig.assert_accounts()

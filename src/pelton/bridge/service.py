@@ -88,9 +88,19 @@ class _Service:
                 replace(subscription, kafka=secrets.resolve(subscription.kafka, os.environ))
                 for subscription in config.subscriptions
             ]
-            checked = await check_subscriptions(
-                subscriptions, kafka, channels, wall_ms_of, source=self._source, create_topics=not check
+            self._on_signals(loop)
+            checking = asyncio.create_task(
+                check_subscriptions(
+                    subscriptions, kafka, channels, wall_ms_of, source=self._source, create_topics=not check
+                ),
+                name="check",
             )
+            stopping = asyncio.create_task(self._stop.wait(), name="stop")
+            await asyncio.wait({checking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not checking.done():
+                checking.cancel()
+                return EXIT_CUT if check else 0
+            checked = checking.result()
             if check:
                 for one in checked:
                     state = f"not checked: {one.waiting_for}" if one.waiting_for else "ok"
@@ -113,14 +123,13 @@ class _Service:
             ]
             probes = Probes(lambda: running)
             http, health = await self._listen(probes, running, process)
-            self._on_signals(loop)
             watching = asyncio.create_task(_watch(probes, running, health), name="health")
             for subscription, found in zip(running, checked, strict=True):
                 subscription.start(found)
             # What start made stays; the collector need not walk it again and again.
             gc.collect()
             gc.freeze()
-            await self._stop.wait()
+            await stopping
 
             probes.stopping = True
             self._log.info(

@@ -24,7 +24,7 @@ __all__ = ["ADMIN_TIMEOUT_S", "KEPT_FOR_EVER", "ensure_topic", "partitions_of"]
 client_log = logging.getLogger("pelton.kafka.client")
 
 #: A healthy cluster answers in milliseconds; this is for one that is being restarted.
-ADMIN_TIMEOUT_S: Final = 15.0
+ADMIN_TIMEOUT_S: Final = 10.0
 #: The settings of a dead-letter topic: its events stay until somebody has dealt with them.
 KEPT_FOR_EVER: Final = {"retention.ms": "-1", "retention.bytes": "-1"}
 #: A topic that has just been made is known to every broker a moment later.
