@@ -29,8 +29,35 @@ __all__ = [
     "Target",
     "Tls",
     "TransportChoice",
+    "is_reserved_metadata",
     "position_id",
 ]
+
+
+#: Names that mean something to gRPC, to HTTP/2 or to us; a record's header that is copied under one of them
+#: would forge it.
+_METADATA_RESERVED = frozenset(
+    {
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "host",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trace-bin",
+        "traceparent",
+        "tracestate",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+    }
+)
+_METADATA_RESERVED_PREFIXES = ("pelton-", "ce-", "grpc-")
 
 
 class Ordering(Enum):
@@ -254,3 +281,8 @@ class Subscription:
 def position_id(subscription: str, position: Position) -> str:
     """The delivery id: stable over every attempt, restart and owner of the partition."""
     return f"{subscription}/{position.topic}/{position.partition}/{position.offset}"
+
+
+def is_reserved_metadata(name: str) -> bool:
+    """Whether no record may set the metadata entry `name` (lower case) of a call."""
+    return name in _METADATA_RESERVED or name.startswith(_METADATA_RESERVED_PREFIXES)

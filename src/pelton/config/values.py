@@ -13,7 +13,7 @@ from datetime import datetime
 
 from pelton.config.problems import Flaw, nearest, shown
 from pelton.core.outcome import Status
-from pelton.subscription import Start
+from pelton.subscription import Start, is_reserved_metadata
 
 __all__ = [
     "METHOD",
@@ -62,30 +62,6 @@ _UNIT_BYTES = {
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
 _HEADER = re.compile(r"[0-9A-Za-z_.-]{1,128}")
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
-
-#: Set by gRPC, HTTP/2 or Pelton itself on every call; a record's header may not pose as one of them.
-_RESERVED = frozenset(
-    {
-        "authorization",
-        "connection",
-        "content-length",
-        "content-type",
-        "cookie",
-        "host",
-        "keep-alive",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trace-bin",
-        "traceparent",
-        "tracestate",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "user-agent",
-    }
-)
-_RESERVED_PREFIXES = ("grpc-", "pelton-", "ce-")
 
 #: An expression longer than this is a program; it belongs into the target.
 _EXPRESSION_CHARS_MAX = 4_096
@@ -284,7 +260,7 @@ def header(value: object) -> str:
     """A record header that may go along as gRPC metadata."""
     written = text(value)
     lower = written.lower()
-    if lower in _RESERVED or lower.startswith(_RESERVED_PREFIXES):
+    if is_reserved_metadata(lower):
         raise Flaw(f"{shown(written)} is reserved on a call.", "Take it off the list.")
     if _HEADER.fullmatch(written) is None:
         raise Flaw(

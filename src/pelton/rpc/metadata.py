@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from pelton.core.delivery import Delivery
 from pelton.event import Event
 from pelton.rpc.transport import Metadata
-from pelton.subscription import DeliveryMode, Subscription
+from pelton.subscription import DeliveryMode, Subscription, is_reserved_metadata
 
 __all__ = ["BUDGET_BYTES", "CallMetadata", "size_bytes", "validate_name"]
 
@@ -47,30 +47,6 @@ _EXTENSION = re.compile(r"[a-z0-9]{1,64}")
 _CE_ENCODED = re.compile(r'[^!-~]|["%]')
 _TEXT_ENCODED = re.compile(rb"[^ -~]|%|^ | $")
 
-#: Names that mean something to gRPC, to HTTP/2 or to us; copied from a record they would forge it.
-_RESERVED = frozenset(
-    {
-        "authorization",
-        "connection",
-        "content-length",
-        "content-type",
-        "cookie",
-        "host",
-        "keep-alive",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trace-bin",
-        "traceparent",
-        "tracestate",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "user-agent",
-    }
-)
-_RESERVED_PREFIXES = ("pelton-", "ce-", "grpc-")
-
 
 def validate_name(name: str) -> str | None:
     """What is wrong with copying the record header `name` into metadata; None where nothing is.
@@ -80,7 +56,7 @@ def validate_name(name: str) -> str | None:
     lower = name.lower()
     if not _NAME.fullmatch(lower):
         return f"{name!r} cannot be a metadata name: it takes 1 to 128 letters, digits, '-', '_' and '.'."
-    if lower in _RESERVED or lower.startswith(_RESERVED_PREFIXES):
+    if is_reserved_metadata(lower):
         return f"{name!r} is a reserved metadata name: a record must not set it for the target."
     return None
 
