@@ -70,8 +70,9 @@ def server_properties(
         "offsets.topic.num.partitions": "8",
         "transaction.state.log.num.partitions": "4",
         "share.coordinator.state.topic.num.partitions": "4",
-        # After a kill the controller waits for the dead broker's session to end, 9 s by default.
-        "broker.session.timeout.ms": "3000",
+        # Kafka's own. After a kill the next start waits for it to end; a shorter one made the broker of a
+        # starved computer fence itself, and everybody's sessions end.
+        "broker.session.timeout.ms": "9000",
         "broker.heartbeat.interval.ms": "500",
         # The default takes 128 MiB of a 512 MiB heap.
         "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
