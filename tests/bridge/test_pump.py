@@ -105,6 +105,37 @@ async def test_the_breaker_stops_every_partition_and_the_probe_starts_them_again
     assert stage.source.partitions("resume") == [P0, P1]
 
 
+async def test_the_probe_goes_to_the_partition_that_has_an_untried_event() -> None:
+    stage = Stage()
+    stage.assign(0, 1)
+    stage.feed(*(event(offset, None) for offset in range(5)))
+    stage.transport.answer(*((stage.delivery(offset), UNAVAILABLE) for offset in range(5)))
+    assert not stage.pump.breaker.closed
+    # The first partition has only events that have failed; both may probe.
+    stage.feed(event(0, None, partition=1))
+    await until(lambda: stage.out, "the probe")
+    assert stage.out == [(1, 0)]
+    stage.ack(0, partition=1)
+    assert stage.pump.breaker.closed
+
+
+async def test_partitions_without_an_untried_event_probe_in_turn() -> None:
+    stage = Stage()
+    stage.assign(0, 1)
+    stage.feed(*(event(offset, None, partition) for partition in (0, 1) for offset in range(5)))
+    for partition, offset in list(stage.out):
+        stage.transport.answer((stage.delivery(offset, partition), UNAVAILABLE))
+    probed = []
+    for _ in range(4):
+        stage.pump.breaker.next_probe_ms = 0.0
+        stage.pump.on_events([])
+        await until(lambda: stage.out, "the probe")
+        ((partition, offset),) = stage.out
+        probed.append(partition)
+        stage.transport.answer((stage.delivery(offset, partition), UNAVAILABLE))
+    assert sorted(probed) == [0, 0, 1, 1]
+
+
 async def test_a_revoke_drains_commits_and_then_releases() -> None:
     stage = Stage(concurrency=2)
     stage.assign(0, 1)

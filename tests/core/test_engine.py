@@ -14,7 +14,7 @@ from pelton.core.limits import Bound, Limits, Slots
 from pelton.core.outbox import RETRY_FIRST_MS
 from pelton.core.outcome import Outcome, Status
 from pelton.subscription import Disposition, Intake, Ordering, RetryPolicy
-from tests.core.rig import Rig, event
+from tests.core.rig import Rig, event, outcome
 
 WRONG = Outcome(
     Status.INVALID_ARGUMENT, "not what it claims to be", disposition=Disposition.DEAD_LETTER, local=True
@@ -211,16 +211,43 @@ def test_parked_bytes_have_a_bound() -> None:
 
 
 def test_intake_pauses_while_the_breaker_is_open_and_there_is_something_to_probe_with() -> None:
-    rig = Rig(attempts=1_000)
-    rig.feed([None] * 5)
-    for offset in range(5):
-        rig.answer(offset, "UNAVAILABLE")
+    rig = Rig(attempts=1_000, concurrency=5)
+    rig.feed([None] * 6)
+    rig.answers(*((offset, outcome("UNAVAILABLE")) for offset in range(5)))
     assert rig.flows == [Flow.PAUSE]
-    rig.wait_for_deadline()
     rig.wait(PROBE_FIRST_MS)
-    (probe,) = rig.out
-    rig.answer(probe)
+    assert list(rig.out) == [5]
+    rig.answer(5)
     assert rig.flows == [Flow.PAUSE, Flow.RESUME]
+
+
+def test_intake_goes_on_while_all_that_is_open_has_failed_and_the_next_event_is_the_probe() -> None:
+    """Else a few events that hang would hold the breaker open, and with it everything, for ever."""
+    rig = Rig(attempts=2)
+    rig.feed("abcde")
+    for offset in range(5):
+        rig.answer(offset, "DEADLINE_EXCEEDED")
+    assert not rig.breaker.closed
+    assert not rig.engine.paused
+    for _ in range(3):
+        while not rig.out:
+            rig.wait_for_deadline()
+        (poison,) = rig.out
+        assert poison < 5
+        rig.answer(poison, "DEADLINE_EXCEEDED")
+    rig.feed("f")
+    assert rig.engine.paused
+    while not rig.out:
+        rig.wait_for_deadline()
+    assert list(rig.out) == [5], "it overtakes those that have failed"
+    rig.answer(5)
+    assert rig.breaker.closed
+    assert not rig.engine.paused
+    # The target was well meanwhile: what fails from here on is burned, and has its end.
+    while rig.out:
+        rig.answer(min(rig.out), "DEADLINE_EXCEEDED")
+    assert rig.letters
+    rig.assert_accounts()
 
 
 def test_intake_goes_on_while_the_breaker_is_open_and_nothing_is_open_to_probe_with() -> None:

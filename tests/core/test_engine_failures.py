@@ -310,10 +310,9 @@ def test_what_we_cancel_burns_nothing_and_says_nothing() -> None:
 
 
 def test_a_miswired_target_burns_nothing_and_pauses() -> None:
-    rig = Rig(attempts=2)
-    rig.feed([None] * 6)
-    for offset in range(5):
-        rig.answer(offset, "UNIMPLEMENTED")
+    rig = Rig(attempts=2, concurrency=6)
+    rig.feed([None] * 7)
+    rig.answers(*((offset, outcome("UNIMPLEMENTED")) for offset in range(5)))
     assert rig.breaker.health is Health.MISWIRED
     assert rig.flows == [Flow.PAUSE]
     rig.answer(5, "UNIMPLEMENTED")

@@ -88,6 +88,8 @@ class Engine:
         self.paused = False
         #: When something last moved: an attempt started or ended, an event came to its end.
         self.progressed_ms = now_ms
+        #: When it last took the probe; the partitions of an open breaker take turns by it.
+        self.probed_ms = float("-inf")
         #: Why the map that was read back was not believed; None when it was.
         self.map_refused: str | None = None
         self._table = table_of(subscription)
@@ -355,6 +357,11 @@ class Engine:
         return bool(self._ready) and not self.draining and not self.closed
 
     @property
+    def untried(self) -> bool:
+        """It has an event to call that has never been called: what an open breaker is best probed with."""
+        return any(delivery.attempt == 0 and not delivery.has_preset for delivery in self._ready)
+
+    @property
     def drained(self) -> bool:
         """Nothing of it is in somebody else's hands."""
         return self._calling == 0 and self._outbox.in_hand
@@ -419,6 +426,8 @@ class Engine:
         room = min(calls_max, slots.free)
         if not breaker.closed:
             room = min(room, 1 if breaker.may_probe(now_ms) else 0)
+            if room:
+                self._untried_first()
         if self._outbox.refused:
             room = 0
         calls = actions.calls
@@ -456,9 +465,20 @@ class Engine:
             self.progressed_ms = now_ms
             if not breaker.closed:
                 breaker.probing(calls[0])
+                self.probed_ms = now_ms
         if self._stalled_since_ms >= 0:
             self.tally.ledger_stalled_ms += now_ms - self._stalled_since_ms
         self._stalled_since_ms = now_ms if stalled else -1.0
+
+    def _untried_first(self) -> None:
+        """Probe with an event that has not failed yet: those that have may be what fails, not the target."""
+        ready = self._ready
+        for delivery in ready:
+            if delivery.attempt == 0 and not delivery.has_preset:
+                if delivery is not ready[0]:
+                    ready.remove(delivery)
+                    ready.appendleft(delivery)
+                return
 
     def _judge(self, delivery: Delivery, outcome: Outcome, now_ms: float) -> None:
         """Decide what an outcome that is no plain ack means, for the target and for the event."""
@@ -576,8 +596,12 @@ class Engine:
         self._commit_now = not self._open
 
     def _flow(self) -> Flow | None:
-        """Pause at a bound, resume at half of it; pause too while nothing could be done with more."""
-        blocked = self.draining or self._outbox.refused or (not self.breaker.closed and self._can_probe())
+        """Pause at a bound, resume at half of it; pause too while nothing could be done with more.
+
+        While the breaker is open only an event that was never called can show that the target is well and
+        others are what fails: without one, intake goes on, up to its bounds, or it would stay open for ever.
+        """
+        blocked = self.draining or self._outbox.refused or (not self.breaker.closed and self.untried)
         if not self.paused:
             if blocked or self._intake.full:
                 self.paused = True
@@ -586,12 +610,3 @@ class Engine:
             self.paused = False
             return Flow.RESUME
         return None
-
-    def _can_probe(self) -> bool:
-        """There is an event to probe the target with, or there will be by the time a probe is due.
-
-        Without one, intake must go on although the breaker is open, or it would stay open for ever.
-        """
-        if self._ready:
-            return True
-        return bool(self._waiting) and self._waiting[0][0] <= self.breaker.next_probe_ms
