@@ -192,13 +192,13 @@ async def test_topics_are_looked_up_and_made(kafka: LocalKafka, topic_name: str)
 
 
 async def test_a_made_topic_keeps_everything_for_ever(kafka: LocalKafka, topic_name: str) -> None:
-    config = {**KEPT_FOR_EVER, "max.message.bytes": "2000000"}
-    await asyncio.to_thread(ensure_topic, {"bootstrap.servers": kafka.bootstrap}, topic_name, 1, config)
+    settings = {"bootstrap.servers": kafka.bootstrap}
+    await asyncio.to_thread(ensure_topic, settings, topic_name, 1, KEPT_FOR_EVER)
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
     (future,) = admin.describe_configs([ConfigResource(ResourceType.TOPIC, topic_name)]).values()
     found = await asyncio.to_thread(future.result, 10)
     assert found["retention.ms"].value == "-1"
-    assert found["max.message.bytes"].value == "2000000"
+    assert found["max.message.bytes"].value == "33554432"
 
 
 async def test_brokers_that_do_not_answer_are_named() -> None:

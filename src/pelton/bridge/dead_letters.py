@@ -22,6 +22,10 @@ __all__ = ["DeadLetters", "Sink"]
 #: The subscriptions have drained by then; this is for the broker's last answers.
 _CLOSE_TIMEOUT_MS = 5_000.0
 
+#: Whatever the source topic took must go out again, a little larger: the client's own limit of 1 MB is below
+#: the broker's. Beyond this, which is below what the client's queue holds, a record could never be queued.
+_RECORD_BYTES_MAX = 32_000_000
+
 OnProduced = Callable[[Sequence[tuple[DeadLetter, str | None]]], None]
 _Item = tuple["Sink", DeadLetter]
 
@@ -45,7 +49,8 @@ class DeadLetters:
 
     def write(self, sink: Sink, dead_letters: Sequence[DeadLetter]) -> None:
         if self._producer is None:
-            self._producer = Producer(self._settings, self._on_results, self._loop)
+            settings = {"message.max.bytes": _RECORD_BYTES_MAX, **self._settings}
+            self._producer = Producer(settings, self._on_results, self._loop)
             self._producer.start()
         self._producer.submit(
             [((sink, dead_letter), self._outgoing(sink, dead_letter)) for dead_letter in dead_letters]

@@ -25,8 +25,9 @@ client_log = logging.getLogger("pelton.kafka.client")
 
 #: A healthy cluster answers in milliseconds; this is for one that is being restarted.
 ADMIN_TIMEOUT_S: Final = 10.0
-#: The settings of a dead-letter topic: its events stay until somebody has dealt with them.
-KEPT_FOR_EVER: Final = {"retention.ms": "-1", "retention.bytes": "-1"}
+#: The settings of a dead-letter topic: its events stay until somebody has dealt with them, and one as large
+#: as its source takes fits with the headers that say what happened. The limit is a wall, not a reservation.
+KEPT_FOR_EVER: Final = {"retention.ms": "-1", "retention.bytes": "-1", "max.message.bytes": str(32 << 20)}
 #: A topic that has just been made is known to every broker a moment later.
 _VISIBLE_POLL_S: Final = 0.05
 _NOT_THERE: Final = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})

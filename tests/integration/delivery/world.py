@@ -146,6 +146,7 @@ class Log:
                 "partitioner": "murmur2_random",
                 "linger.ms": 20,
                 "queue.buffering.max.messages": 1_000_000,
+                "message.max.bytes": 10_000_000,
             }
         )
         count = 0
