@@ -63,6 +63,12 @@ CASES = [
         if code
     ),
     Case(
+        "a stack trace for a message",
+        Script(code=3, message="at line 1\n" * 2_000),
+        Outcome(Status.INVALID_ARGUMENT, "at line 1\n" * 2_000),
+        BY_TRAILER,
+    ),
+    Case(
         "their limit, grpc-go's words",
         Script(code=8, message="grpc: received message larger than max (5242880 vs. 4194304)"),
         Outcome(

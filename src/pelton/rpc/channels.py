@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 #: The largest reply that is read: replies carry a verdict, not data, so gRPC's own default is plenty.
 REPLY_BYTES_MAX = 4 << 20
+#: The most metadata of an answer that is read, a status's message among it. Many a server puts a stack trace
+#: there; above gRPC's own 8 KiB the status would come as RESOURCE_EXHAUSTED, as if the target were unwell.
+ANSWER_METADATA_BYTES_MAX = 64 << 10
 #: A lost connection is tried again after the first of these, then ever later up to the second. A probe that
 #: comes while the channel rests fails without anyone having tried, and the next one is seconds away: gRPC's
 #: own 120 s would outlast many, and 5 s made a target that was back wait for 7 s. So it rests no longer than
@@ -165,6 +168,8 @@ class _Connection:
             # The transports hold each request against the target's own limit before the call.
             ("grpc.max_send_message_length", -1),
             ("grpc.max_receive_message_length", REPLY_BYTES_MAX),
+            ("grpc.max_metadata_size", ANSWER_METADATA_BYTES_MAX),
+            ("grpc.absolute_max_metadata_size", ANSWER_METADATA_BYTES_MAX),
             ("grpc.initial_reconnect_backoff_ms", RECONNECT_MIN_MS),
             ("grpc.min_reconnect_backoff_ms", CONNECT_TIMEOUT_MS),
             ("grpc.max_reconnect_backoff_ms", RECONNECT_MAX_MS),
