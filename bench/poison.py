@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
+from pelton.errors import PeltonError
 from pelton.local.broker import LocalKafka
 from tests.integration.delivery.processes import Call, Target, serving, until
 from tests.integration.delivery.world import World
@@ -143,4 +144,7 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (RanDry, PeltonError) as error:
+        sys.exit(f"bench-poison: {error}")
