@@ -31,7 +31,7 @@ def test_what_is_wanted(text: str, wanted: bool) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("event.text", "gives a string, not true or false"),
+        ("event.text", "gives a string, not true or false. Compare"),
         ("1", "gives a int, not true or false"),
         ("delivery.attempt > 1", "delivery.attempt does not exist yet"),
         ("params.computed == 'x'", "no such parameter: computed"),

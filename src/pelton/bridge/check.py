@@ -33,6 +33,8 @@ class Described:
     input_type: Descriptor | None
     #: Why the types are not known yet; empty when they are, or need not be.
     waiting_for: str = ""
+    #: Why nobody has seen the method, where that keeps nothing from starting.
+    unseen: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Checked:
     subscription: Subscription
     requests: SubscriptionRequests | None
     waiting_for: str = ""
+    unseen: str = ""
 
 
 async def describe(subscription: Subscription, channels: Channels) -> Described:
@@ -59,11 +62,11 @@ async def describe(subscription: Subscription, channels: Channels) -> Described:
         try:
             files = await fetch(lease, subscription.method)
         except TargetSilent as error:
-            return Described(None, str(error) if needed else "")
-        except TargetError:
+            return Described(None, waiting_for=str(error)) if needed else Described(None, unseen=str(error))
+        except TargetError as error:
             if needed:
                 raise
-            return Described(None)
+            return Described(None, unseen=str(error))
         finally:
             await lease.release()
         pool = descriptors.pool_of_files(files, source=f"{subscription.target.address} (reflection)")
@@ -128,7 +131,8 @@ async def _check_requests(
         described = await describe(subscription, channels)
         if described.waiting_for:
             return Checked(subscription, None, described.waiting_for)
-        return Checked(subscription, prepare(subscription, described.input_type, wall_ms_of))
+        requests = prepare(subscription, described.input_type, wall_ms_of)
+        return Checked(subscription, requests, unseen=described.unseen)
     except ConfigError as error:
         problems += error.problems
     except TargetError as error:

@@ -79,6 +79,8 @@ class PumpLog:
     def __init__(self, subscription: str) -> None:
         self._log = logger().bind(subscription=subscription)
         self._debug = logging.getLogger("pelton").isEnabledFor(logging.DEBUG)
+        #: What the target, or the way to it, said last of an attempt that failed.
+        self._failure: Outcome | None = None
 
     def assigned(self, group: str, assigned: Sequence[Assigned]) -> None:
         """One line, whatever came: the group, and where each partition begins."""
@@ -109,6 +111,14 @@ class PumpLog:
         )
 
     def offsets_lost(self, partition: Partition, wanted: int, got: int) -> None:
+        if got < wanted:
+            self._log.error(
+                "the committed offset is beyond the log's end: was the topic made again? all is delivered",
+                **_of(partition),
+                committed=wanted,
+                first_offset=got,
+            )
+            return
         self._log.error(
             "events were lost to retention before they were read",
             **_of(partition),
@@ -118,19 +128,25 @@ class PumpLog:
         )
 
     def health_changed(self, before: Health, after: Health) -> None:
+        why: dict[str, Any] = {}
+        if self._failure is not None and after is not Health.WELL:
+            why = {"status": self._failure.status.name, "reason": sanitised(self._failure.message)}
         match after:
             case Health.WELL:
                 self._log.info("target is well again", before=before.value)
             case Health.UNWELL:
-                self._log.warning("target is unwell: intake paused, probing", before=before.value)
+                self._log.warning("target is unwell: calls stop, probing", before=before.value, **why)
             case Health.MISWIRED:
                 self._log.error(
-                    "target refuses every call: intake paused, probing",
+                    "target refuses every call: calls stop, probing",
                     mend="check the method, the credentials and the certificates",
                     before=before.value,
+                    **why,
                 )
 
     def attempt_failed(self, delivery: Delivery, outcome: Outcome) -> None:
+        if not outcome.local and not outcome.cancelled:
+            self._failure = outcome
         if self._debug:
             self._log.debug("attempt failed", **_of_delivery(delivery, outcome))
 

@@ -100,6 +100,7 @@ class Running:
             self._run(requests)
         else:
             self._waiting_for = checked.waiting_for
+            self._log.warning("subscription not started yet, tried again", waiting_for=self._waiting_for)
             self._starting = asyncio.create_task(self._start_later(), name=f"describe {self.name}")
 
     async def stop(self) -> None:

@@ -103,7 +103,8 @@ class _Service:
             checked = checking.result()
             if check:
                 for one in checked:
-                    state = f"not checked: {one.waiting_for}" if one.waiting_for else "ok"
+                    missing = one.waiting_for or one.unseen
+                    state = f"method not checked: {missing}" if missing else "ok"
                     print(f"{one.subscription.name}: {state}")  # noqa: T201 - what --check was asked for
                 return 0
             process = Bound(config.limits.events_max, config.limits.bytes_max)

@@ -31,6 +31,7 @@ KEPT_FOR_EVER: Final = {"retention.ms": "-1", "retention.bytes": "-1", "max.mess
 #: A topic that has just been made is known to every broker a moment later.
 _VISIBLE_POLL_S: Final = 0.05
 _NOT_THERE: Final = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC})
+_MEND_SILENT: Final = "Check that Kafka runs there and that security.protocol is the broker's."
 #: The broker's own default.
 _DEFAULT_REPLICATION: Final = -1
 
@@ -97,7 +98,9 @@ def _partitions(
         raise broker_error(error_of(exception), doing, bootstrap_of(settings)) from exception
     except (TimeoutError, ValueError) as error:
         doing = f"cannot look up {', '.join(topics)} at {bootstrap_of(settings)}"
-        raise BrokerError(f"{doing}: {error or 'no answer in time'}") from error
+        raise BrokerError(
+            f"{doing}: {str(error) or f'no answer in {timeout:g} s'}. {_MEND_SILENT}"
+        ) from error
     return found
 
 

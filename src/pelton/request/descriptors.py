@@ -51,7 +51,7 @@ DESCRIPTOR_SET_BYTES_MAX = 64 << 20
 COMPILE_TIMEOUT_S = 60.0
 
 _MEND_SET = (
-    "Or name a descriptor_set, made by `protoc --include_imports --descriptor_set_out=api.binpb <files>`."
+    "Or name a descriptor `set`, made by `protoc --include_imports --descriptor_set_out=api.binpb <files>`."
 )
 
 #: What a set made without its imports may leave out.

@@ -37,7 +37,7 @@ class Filter:
         if expression.kind not in (Kind.BOOL, Kind.DYN):
             problem = Problem(
                 path,
-                f"gives a {expression.kind.value}, not true or false",
+                f"gives a {expression.kind.value}, not true or false.",
                 "Compare it with something.",
                 line,
             )

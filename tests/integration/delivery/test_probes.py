@@ -99,6 +99,7 @@ def test_a_target_that_comes_late(log: Log, create_topic: CreateTopic, tmp_path:
         try:
             status, why = pelton.get("/readyz")
             assert status == 503
+            assert f"127.0.0.1:{port}" in pelton.log(), "whoever reads the log alone must see what is amiss"
             assert name in why
             assert str(port) in why
             assert pelton.get("/livez") == (200, "ok\n")
@@ -129,10 +130,15 @@ def test_a_check_that_finds_nothing_wrong(
     assert not [name for name in topics if name.startswith(f"dlq.probed-{topic[-40:].strip('-')}")]
 
 
-def test_a_check_without_the_target(create_topic: CreateTopic, write: Write) -> None:
-    """A target that is down is no mistake in the file."""
-    code, out, _ = check(write(create_topic(), port=1))
+@pytest.mark.parametrize("mapped", [True, False])
+def test_a_check_without_the_target(mapped: bool, create_topic: CreateTopic, write: Write) -> None:
+    """A target that is down is no mistake in the file, but neither is it ok, whoever needs its types."""
+    config = write(create_topic(), port=1)
+    if not mapped:
+        config.write_text(config.read_text().replace("request: { text: event.text }", "request: raw"))
+    code, out, _ = check(config)
     assert code == 0
+    assert "ok" not in out.split()
     assert "not checked" in out
     assert "127.0.0.1:1" in out
 
@@ -164,6 +170,7 @@ def test_a_check_without_kafka(create_topic: CreateTopic, write: Write, shop: Sh
     code, out, err = check(write(create_topic(), port=shop.port, bootstrap="127.0.0.1:1"))
     assert (code, out) == (1, "")
     assert "127.0.0.1:1" in err
+    assert "Check that Kafka runs there" in err
     assert "Traceback" not in err
 
 
