@@ -233,7 +233,7 @@ class Pump:
         self._dirty.clear()
         if not self.breaker.closed:
             # Only one of them may probe: one with an event that was never called, and each in its turn.
-            turn.sort(key=lambda engine: (not engine.untried, engine.probed_ms))
+            turn.sort(key=lambda engine: (engine.untried is None, engine.probed_ms))
         hungry = sum(engine.hungry for engine in turn)
         share = max(1, self._limits.slots.free // hungry) if hungry else 0
         starting: list[Delivery] = []

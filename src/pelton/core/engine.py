@@ -357,9 +357,9 @@ class Engine:
         return bool(self._ready) and not self.draining and not self.closed
 
     @property
-    def untried(self) -> bool:
-        """It has an event to call that has never been called: what an open breaker is best probed with."""
-        return any(delivery.attempt == 0 and not delivery.has_preset for delivery in self._ready)
+    def untried(self) -> Delivery | None:
+        """An event to probe with: one that may be called and never was. What has failed may be at fault."""
+        return next((each for each in self._ready if each.attempt == 0 and not each.has_preset), None)
 
     @property
     def drained(self) -> bool:
@@ -423,13 +423,12 @@ class Engine:
     def _start(self, actions: Actions, now_ms: float, calls_max: int) -> None:
         """Move what may be called from `_ready` into `actions`."""
         ready, ledger, slots, breaker = self._ready, self._ledger, self.limits.slots, self.breaker
-        room = min(calls_max, slots.free)
+        room = 0 if self._outbox.refused else min(calls_max, slots.free)
         if not breaker.closed:
             room = min(room, 1 if breaker.may_probe(now_ms) else 0)
-            if room:
-                self._untried_first()
-        if self._outbox.refused:
-            room = 0
+            if room and (untried := self.untried) is not None:
+                ready.remove(untried)
+                ready.appendleft(untried)
         calls = actions.calls
         stalled = False
         while ready and len(calls) < room:
@@ -469,16 +468,6 @@ class Engine:
         if self._stalled_since_ms >= 0:
             self.tally.ledger_stalled_ms += now_ms - self._stalled_since_ms
         self._stalled_since_ms = now_ms if stalled else -1.0
-
-    def _untried_first(self) -> None:
-        """Probe with an event that has not failed yet: those that have may be what fails, not the target."""
-        ready = self._ready
-        for delivery in ready:
-            if delivery.attempt == 0 and not delivery.has_preset:
-                if delivery is not ready[0]:
-                    ready.remove(delivery)
-                    ready.appendleft(delivery)
-                return
 
     def _judge(self, delivery: Delivery, outcome: Outcome, now_ms: float) -> None:
         """Decide what an outcome that is no plain ack means, for the target and for the event."""
@@ -598,8 +587,7 @@ class Engine:
     def _flow(self) -> Flow | None:
         """Pause at a bound, resume at half of it; pause too while nothing could be done with more.
 
-        While the breaker is open only an event that was never called can show that the target is well and
-        others are what fails: without one, intake goes on, up to its bounds, or it would stay open for ever.
+        While the breaker is open, more is of use until there is an untried event: else it may stay open.
         """
         blocked = self.draining or self._outbox.refused or (not self.breaker.closed and self.untried)
         if not self.paused:
