@@ -69,3 +69,28 @@ def test_limits_take_from_the_process_and_from_the_subscription() -> None:
     assert limits.half_free
     limits.process.take(6, 0)
     assert not limits.half_free
+
+
+@pytest.mark.parametrize(("events", "size_bytes"), [(100, 0), (0, 1_000)])
+def test_a_full_process_leaves_each_subscription_its_reserve(events: int, size_bytes: int) -> None:
+    process = Bound(100, 1_000)
+    others, ours = (Limits(process, Bound(1_000, 10_000), Slots(1), sharers=5) for _ in range(2))
+    others.take(events, size_bytes)
+    assert others.full
+    assert not ours.full
+    # Of a hundred events and a thousand bytes, a fifth of the half.
+    ours.take(9, 90)
+    assert not ours.full
+    assert not ours.half_free
+    ours.take(1, 10)
+    assert ours.full
+    ours.give(6, 60)
+    assert ours.half_free
+    assert not others.half_free
+
+
+def test_alone_the_processs_bound_is_the_bound() -> None:
+    process = Bound(10, 1_000)
+    alone = Limits(process, Bound(100, 10_000), Slots(1))
+    process.take(10, 0)
+    assert alone.full

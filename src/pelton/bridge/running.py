@@ -35,7 +35,8 @@ _DESCRIBE_AGAIN_MAX_S = 15.0
 
 
 class Running:
-    """See the module. `on_failed` is told what the subscription cannot recover from."""
+    """See the module. `sharers` is how many subscriptions share the process's bound; `on_failed` is told
+    what this one cannot recover from."""
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class Running:
         loop: asyncio.AbstractEventLoop,
         kafka: Mapping[str, Any],
         process: Bound,
+        sharers: int,
         channels: Channels,
         dead_letters: DeadLetters,
         wall_ms_of: Callable[[float], float],
@@ -55,6 +57,7 @@ class Running:
             process,
             Bound(intake.subscription_events_max, intake.subscription_bytes_max),
             Slots(subscription.concurrency),
+            sharers=sharers,
         )
         self._loop = loop
         self._kafka = kafka

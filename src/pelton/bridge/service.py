@@ -115,6 +115,7 @@ class _Service:
                     loop=loop,
                     kafka=kafka,
                     process=process,
+                    sharers=len(checked),
                     channels=channels,
                     dead_letters=dead_letters,
                     wall_ms_of=wall_ms_of,

@@ -7,7 +7,14 @@ nothing changes, so that pausing and resuming do not chase each other.
 
 from __future__ import annotations
 
+from typing import Final
+
 __all__ = ["Bound", "Limits", "Slots"]
+
+#: So much of its equal share of the process's bound a subscription may hold even while the others have filled
+#: it, or a few targets that are down would stop the subscriptions of all others. So the bound may be overrun
+#: by this much of itself.
+RESERVED: Final = 0.5
 
 
 class Bound:
@@ -71,14 +78,21 @@ class Slots:
 
 
 class Limits:
-    """The bounds that an engine shares with others: its process's, its subscription's, and the calls'."""
+    """The bounds that an engine shares with others: its process's, its subscription's, and the calls'.
 
-    __slots__ = ("process", "slots", "subscription")
+    `sharers` is how many subscriptions share the process's.
+    """
 
-    def __init__(self, process: Bound, subscription: Bound, slots: Slots) -> None:
+    __slots__ = ("_reserved_bytes", "_reserved_events", "process", "slots", "subscription")
+
+    def __init__(self, process: Bound, subscription: Bound, slots: Slots, *, sharers: int = 1) -> None:
         self.process = process
         self.subscription = subscription
         self.slots = slots
+        # Alone there is nobody to reserve anything from.
+        reserved = RESERVED / sharers if sharers > 1 else 0.0
+        self._reserved_events = process.events_max * reserved
+        self._reserved_bytes = process.bytes_max * reserved
 
     def take(self, events: int, size_bytes: int) -> None:
         self.process.take(events, size_bytes)
@@ -90,8 +104,13 @@ class Limits:
 
     @property
     def full(self) -> bool:
-        return self.process.full or self.subscription.full
+        return self.subscription.full or (self.process.full and not self._within_reserve(1))
 
     @property
     def half_free(self) -> bool:
-        return self.process.half_free and self.subscription.half_free
+        return self.subscription.half_free and (self.process.half_free or self._within_reserve(2))
+
+    def _within_reserve(self, times: int) -> bool:
+        """So many times what it holds would still be in its reserve."""
+        held = self.subscription
+        return held.events * times < self._reserved_events and held.bytes * times < self._reserved_bytes
