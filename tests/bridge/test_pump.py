@@ -259,3 +259,15 @@ async def test_a_loss_to_retention_is_counted_and_a_topic_made_again_is_not_one(
     stage.pump.on_offsets_lost(P0, 5, 9)
     stage.pump.on_offsets_lost(P0, 9, 0)
     assert stage.pump.offsets_lost == 4
+
+
+async def test_a_partition_whose_events_all_failed_goes_on_when_anothers_probe_succeeds() -> None:
+    stage = Stage(concurrency=5)
+    stage.assign(0, 1)
+    stage.feed(event(0, b"x", 1), *(event(offset, b"%d" % offset) for offset in range(4)))
+    stage.transport.answer(*((delivery, UNAVAILABLE) for delivery in list(stage.transport.out)))
+    stage.feed(event(4, b"new"))
+    assert stage.pump.breaker.health is Health.UNWELL
+    await until(lambda: stage.out == [(0, 4)], "the probe with the event that was never called")
+    stage.ack(4)
+    assert (1, 0) in stage.out, "the other partition has nothing but what has failed, and is not forgotten"

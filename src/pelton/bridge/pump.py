@@ -216,6 +216,8 @@ class Pump:
             if self.breaker.health is not self._health:
                 self._log.health_changed(self._health, self.breaker.health)
                 self._health = self.breaker.health
+                # Those that have only waited for a probe to succeed are neither paused nor dirty.
+                self._dirty.update(dict.fromkeys(self._engines.values()))
             refused = self._perform(now_ms)
             if refused:
                 # Requests that could not be built are outcomes like any other, only quicker.

@@ -91,6 +91,7 @@ def test_none_lost_and_few_repeated(world: World, note: Callable[[str], None]) -
     assert len(lives) == KILLS + 1
     again = set(repeats(calls))
     assert again.isdisjoint(lives[0]), "a repeat without a kill"
+    bound = 0
     for number, (kill, life) in enumerate(zip(kills, lives[1:], strict=True), 1):
         out = out_at(calls, kill.at_ns)
         lately_ns = kill.at_ns - UNCOMMITTED_NS - kill.commit_ns
@@ -106,8 +107,11 @@ def test_none_lost_and_few_repeated(world: World, note: Callable[[str], None]) -
             f" (bound {len(out)} + {len(lately)}, a commit took {kill.commit_ns / 1e6:.0f} ms),"
             f" first call {first_s:.2f} s after exec"
         )
-        assert len(repeated) <= len(out) + len(lately)
+        bound += len(out) + len(lately)
         assert first_s < FIRST_CALL_MAX_S
+    # Of all kills together: the commit that was on its way at one of them took as long as nobody knows, and
+    # only those before it are measured.
+    assert len(again) <= bound
     note(
         f"kill: {pace(lives[0]):.0f} events/s until the first one, {len(again)} repeats in all,"
         f" none lost of {len(world.published)}"
