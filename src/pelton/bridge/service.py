@@ -46,6 +46,7 @@ EXIT_BUG = 70
 #: After a second signal nothing is waited for: the shell's code for an interrupt.
 EXIT_CUT = 130
 
+_SWITCH_INTERVAL_S = 0.001
 #: How often readiness is compared with what gRPC health watchers were told.
 _HEALTH_EVERY_S = 0.5
 
@@ -55,6 +56,9 @@ def run(path: Path, *, check: bool = False) -> int:
 
     Returns the exit code. Raises PeltonError for what keeps it from starting.
     """
+    # The consumers' threads need the interpreter several times for every poll and commit; at Python's own 5 ms
+    # each, a busy loop would hold their commits up beyond what may repeat after a hard kill.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     config = load(path, os.environ)
     json = config.logging.format == "json" or (config.logging.format == "auto" and not sys.stderr.isatty())
     logs.configure(json=json, level=config.logging.level)
