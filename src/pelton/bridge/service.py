@@ -56,8 +56,8 @@ def run(path: Path, *, check: bool = False) -> int:
 
     Returns the exit code. Raises PeltonError for what keeps it from starting.
     """
-    # The consumers' threads need the interpreter several times for every poll and commit; at Python's own 5 ms
-    # each, a busy loop would hold their commits up beyond what may repeat after a hard kill.
+    # The consumers' threads need the interpreter several times for every poll and commit; at Python's own
+    # 5 ms each, a busy loop would hold their commits up beyond what may repeat after a hard kill.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     config = load(path, os.environ)
     json = config.logging.format == "json" or (config.logging.format == "auto" and not sys.stderr.isatty())
