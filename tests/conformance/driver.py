@@ -15,7 +15,7 @@ from pelton.rpc.channels import Channels
 from pelton.rpc.choose import make_transport
 from pelton.rpc.metadata import CallMetadata
 from pelton.rpc.transport import Call, Metadata, Result
-from pelton.subscription import DeliveryMode, Parameter, Subscription, Target
+from pelton.subscription import DeliveryMode, Parameter, Subscription, Target, TransportChoice
 from pelton.v1 import event_pb2, handler_pb2
 from tests.conformance.target import HANDLE, HANDLE_STREAM, UNARY
 
@@ -25,7 +25,9 @@ _METHODS = {DeliveryMode.UNARY: UNARY, DeliveryMode.HANDLER: HANDLE, DeliveryMod
 _ENGINE = cast(Engine, SimpleNamespace(id_prefix="notify-shop/events/0/"))
 
 
-def make_subscription(mode: DeliveryMode, target: Target) -> Subscription:
+def make_subscription(
+    mode: DeliveryMode, target: Target, transport: TransportChoice = TransportChoice.AIO
+) -> Subscription:
     return Subscription(
         name="notify-shop",
         topics=("events",),
@@ -33,6 +35,7 @@ def make_subscription(mode: DeliveryMode, target: Target) -> Subscription:
         method=_METHODS[mode],
         group="pelton.notify-shop",
         mode=mode,
+        transport=transport,
         parameters=(Parameter("priority", constant="high"),),
     )
 
@@ -47,10 +50,16 @@ def make_delivery(offset: int, value: bytes = b"") -> Delivery:
 class Driver:
     """One transport on one target."""
 
-    def __init__(self, mode: DeliveryMode, target: Target, channels: Channels | None = None) -> None:
+    def __init__(
+        self,
+        mode: DeliveryMode,
+        target: Target,
+        channels: Channels | None = None,
+        transport: TransportChoice = TransportChoice.AIO,
+    ) -> None:
         self.mode = mode
         self.channels = channels or Channels()
-        subscription = make_subscription(mode, target)
+        subscription = make_subscription(mode, target, transport)
         self.transport = make_transport(subscription, self.channels, self._on_results)
         self.results: list[Result] = []
         self.batches: list[list[Result]] = []
@@ -103,11 +112,13 @@ class Driver:
         self._inside = False
         return submitted
 
-    def submit_again(self, delivery: Delivery, name: str) -> asyncio.Future[Outcome]:
+    def submit_again(
+        self, delivery: Delivery, name: str, *, timeout_ms: float = 10_000.0
+    ) -> asyncio.Future[Outcome]:
         """The next attempt of a delivery."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting[delivery] = future
-        self.transport.submit([Call(delivery, self.body(name), self._metadata.of(delivery, {}), 10_000.0)])
+        self.transport.submit([Call(delivery, self.body(name), self._metadata.of(delivery, {}), timeout_ms)])
         return future
 
     async def call(

@@ -38,10 +38,72 @@ async def test_a_lie_ends_the_stream_and_settles_nothing(
     driver = drive(await target.start())
     calls = driver.submit("honest", "lie")
     for outcome in await finish(*(future for _, future in calls)):
-        assert (outcome.status, outcome.cancelled) == (Status.UNAVAILABLE, False)
+        assert (outcome.status, outcome.cancelled) == (Status.UNAVAILABLE, True)
         assert says in outcome.message
     assert await driver.call("next") is ACKED
     assert target.streams == 2
+
+
+@pytest.mark.parametrize("lie", ["lie", "zero", "nonsense"])
+async def test_only_the_liar_pays_for_its_lies(lie: str, target: ScriptedTarget, drive: Drive) -> None:
+    """Who was open at a lie is called next on a stream of its own, and so the liar is found."""
+    target.scripts |= {"slow": HANG, "lie": Script(stream=lie)}
+    driver = drive(await target.start())
+    slow, liar, other = driver.submit("slow", "lie", "slow")
+    assert [outcome.cancelled for outcome in await finish(slow[1], liar[1], other[1])] == [True] * 3
+    assert target.streams == 1
+    target.scripts["slow"] = Script()
+    for _ in range(3):
+        again = driver.submit_again(liar[0], "lie")
+        # Meanwhile the others go on, on a stream that no lie ends.
+        assert await driver.call("next") is ACKED
+        (outcome,) = await finish(again)
+        assert (outcome.status, outcome.cancelled) == (Status.UNAVAILABLE, False)
+    before = target.streams
+    innocent = [driver.submit_again(delivery, "slow") for delivery in (slow[0], other[0])]
+    assert await finish(*innocent) == [ACKED, ACKED]
+    assert target.streams == before + 2
+    # Settled, they are suspected no more.
+    assert await finish(driver.submit_again(slow[0], "slow")) == [ACKED]
+    assert target.streams == before + 2
+
+
+async def test_a_stream_of_one_is_given_up_when_it_hangs_or_is_cancelled(
+    target: ScriptedTarget, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "GRACE_MS", 20.0)
+    target.scripts |= {"slow": HANG, "lie": Script(stream="zero")}
+    driver = drive(await target.start())
+    calls = driver.submit("slow", "slow", "slow", "lie")
+    await finish(*(future for _, future in calls))
+    cut, unsent, hangs = (delivery for delivery, _ in calls[:3])
+    hung = driver.submit_again(hangs, "slow", timeout_ms=50.0)
+    (outcome,) = await finish(hung)
+    assert outcome.status is Status.DEADLINE_EXCEEDED
+    out = driver.submit_again(cut, "slow")
+    await target.until(lambda: len([seen for seen in target.seen if seen.name == "slow"]) == 5)
+    never = driver.submit_again(unsent, "slow")
+    driver.cancel(cut, unsent)
+    assert await finish(out, never) == [CANCELLED_BY_US, CANCELLED_BY_US]
+    assert await driver.call("next") is ACKED
+
+
+async def test_the_suspected_are_bounded(
+    target: ScriptedTarget, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_module, "SUSPECTED_MAX", 1)
+    target.scripts |= {"slow": HANG, "lie": Script(stream="zero")}
+    driver = drive(await target.start())
+    slow, liar = driver.submit("slow", "lie")
+    await finish(slow[1], liar[1])
+    target.scripts["slow"] = Script()
+    # The older one is forgotten and shares a stream again; the younger one has its own.
+    assert await finish(driver.submit_again(slow[0], "slow")) == [ACKED]
+    assert await driver.call("next") is ACKED
+    assert target.streams == 2
+    (outcome,) = await finish(driver.submit_again(liar[0], "lie"))
+    assert not outcome.cancelled
+    assert target.streams == 3
 
 
 async def test_a_token_settled_both_ways_is_not_acked(target: ScriptedTarget, drive: Drive) -> None:

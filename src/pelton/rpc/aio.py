@@ -19,7 +19,7 @@ from pelton.core.delivery import Delivery
 from pelton.core.outcome import CANCELLED_BY_US, Outcome, Status
 from pelton.rpc.channels import Channels
 from pelton.rpc.results import Results
-from pelton.rpc.status import illegal, outcome_of_error, outcome_of_ok, too_large
+from pelton.rpc.status import NO_MESSAGE, illegal, outcome_of_error, outcome_of_ok, too_large
 from pelton.rpc.transport import Call, Metadata, OnResults
 from pelton.subscription import DeliveryMode, Subscription
 
@@ -119,9 +119,14 @@ class AioTransport:
             try:
                 reply = await attempt
                 trailers = await attempt.trailing_metadata()
-                outcome = outcome_of_ok(trailers, reply if self._reads_replies else None)
+                # grpc core calls an OK without a whole message an OK, and hands over None.
+                outcome = (
+                    NO_MESSAGE
+                    if reply is None
+                    else outcome_of_ok(trailers, reply if self._reads_replies else None)
+                )
             except grpc.aio.AioRpcError as error:
-                outcome = outcome_of_error(error)
+                outcome = self._lease.explained(outcome_of_error(error))
             except asyncio.CancelledError:
                 # The call was cancelled (by `cancel`, or with its channel), or this task was, with the loop.
                 task = asyncio.current_task()

@@ -97,7 +97,10 @@ class CallMetadata:
             position = self._position(event)
         entries: Metadata = (
             self._subscription,
-            ("pelton-delivery-id", delivery.engine.id_prefix + offset),
+            (
+                "pelton-delivery-id",
+                delivery.engine.id_prefix + offset if event.moved is None else delivery.delivery_id,
+            ),
             _ATTEMPTS[attempt] if attempt < 65 else ("pelton-attempt", str(attempt)),
             *position,
             ("pelton-offset", offset),
@@ -155,10 +158,15 @@ class CallMetadata:
     def _listed(self, event: Event) -> list[Entry]:
         """The listed record headers, in their order in the record, repeats kept; a null value is no entry."""
         found: list[Entry] = []
+        left_bytes = BUDGET_BYTES
         for name, value in event.record_headers:
             entry_name = self._headers.get(name)
             if entry_name is not None and value is not None:
                 found.append((entry_name, value if entry_name.endswith("-bin") else _text(value)))
+                left_bytes -= _ENTRY_BYTES
+                if left_bytes < 0:
+                    # There is no room for these already, however many thousands follow.
+                    break
         return found
 
 
@@ -210,6 +218,9 @@ def _cloud_event(event: Event) -> list[Entry]:
 
 
 def _ce(value: str) -> str:
+    if len(value) > BUDGET_BYTES:
+        # It will be cut as it is; encoding a megabyte first would hold the loop up for a second.
+        return value
     return _CE_ENCODED.sub(_percent, value) if _CE_ENCODED.search(value) else value
 
 
@@ -223,6 +234,9 @@ def _text(value: bytes) -> str:
     So a receiver decodes a value that holds an encoded byte and leaves every other one alone; a header whose
     every byte matters is named `...-bin`.
     """
+    if len(value) > BUDGET_BYTES:
+        # It will be cut, encoded or not.
+        return value.decode("latin-1")
     if value.isascii() and (text := value.decode("ascii")).isprintable() and text == text.strip(" "):
         return text
     return _TEXT_ENCODED.sub(lambda match: b"%%%02X" % match[0][0], value).decode("ascii")

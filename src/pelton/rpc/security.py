@@ -11,6 +11,7 @@ import os
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -19,7 +20,7 @@ from pelton.errors import TargetError
 from pelton.rpc.transport import Metadata
 from pelton.subscription import Secret, Target, Tls
 
-__all__ = ["Bearer", "Certificates", "check_target", "is_loopback"]
+__all__ = ["Bearer", "Certificates", "Pem", "check_target", "is_loopback"]
 
 #: A token beyond this would not fit into the metadata that servers take.
 _TOKEN_BYTES_MAX = 8 << 10
@@ -173,6 +174,15 @@ class Bearer:
         return f"<Bearer {self._secret}>"
 
 
+@dataclass(frozen=True, slots=True, repr=False)
+class Pem:
+    """What a target's TLS files hold. Without `roots`, whoever connects has its own."""
+
+    roots: bytes | None
+    cert: bytes | None
+    key: bytes | None
+
+
 class Certificates:
     """A target's TLS files, and the credentials made of them."""
 
@@ -190,7 +200,12 @@ class Certificates:
             return False
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Read the files and check that they can be used; grpc itself would say so only at the handshake."""
+        """What grpc makes of `read`."""
+        pem = self.read()
+        return grpc.ssl_channel_credentials(pem.roots, pem.key, pem.cert)
+
+    def read(self) -> Pem:
+        """Read the files and check that they can be used; a handshake would say so only later, and worse."""
         tls = self._tls
         try:
             stamp = _stamp(self._paths)
@@ -212,7 +227,7 @@ class Certificates:
                     f"own unencrypted key: {error}."
                 ) from error
         self._stamp = stamp
-        return grpc.ssl_channel_credentials(roots, key, cert)
+        return Pem(roots, cert, key)
 
     def _roots(self, context: ssl.SSLContext) -> bytes | None:
         """The CA file's content, or the system's own bundle; None, for grpc's own, where it has none."""

@@ -75,6 +75,7 @@ class Session:
         channel: grpc.aio.Channel,
         path: str,
         metadata: Metadata,
+        authorization: Metadata,
         *,
         head: bytes,
         bytes_max: int,
@@ -83,6 +84,8 @@ class Session:
         on_ended: Callable[[Session, Outcome], None],
     ) -> None:
         self.channel = channel
+        #: The credentials it was opened with; those of a stream cannot be changed.
+        self.authorization = authorization
         #: What the handler has and may still settle, by token. Bounded by the calls submitted.
         self.open: dict[int, Flight] = {}
         #: Expired, but perhaps still worked on: their results wait for a settlement or the end. The value
@@ -94,6 +97,8 @@ class Session:
         self.connected = False
         #: No longer the current one: sends nothing but cancelled tokens.
         self.retired = False
+        #: The handler has settled what it was never given, or sent nonsense: the stream is over.
+        self.lied = False
         self._head = head
         self._bytes_max = bytes_max
         self._queue = queue
@@ -108,8 +113,13 @@ class Session:
         self._wake = asyncio.Event()
         self._answered = asyncio.Event()
         self._reason: Outcome | None = None
-        self._call: _Call = channel.stream_stream(path)(metadata=metadata)
+        self._call: _Call = channel.stream_stream(path)(metadata=metadata + authorization)
         self.task = self._loop.create_task(self._run(), name="rpc-session")
+
+    @property
+    def in_company(self) -> bool:
+        """More than one delivery was ever sent on it: what it does need not be any one event's doing."""
+        return self._last_token > 1
 
     def wake(self) -> None:
         """Something stands in the queue."""
@@ -168,6 +178,7 @@ class Session:
             self._answered.set()
             lie = self._settle(settled)
             if lie is not None:
+                self.lied = True
                 return Outcome(Status.UNAVAILABLE, f"the stream was cancelled: the handler {lie}")
         # Ended well although deliveries may be open: a handler that goes away in good order. What is open
         # is called again at once and burns nothing; but a handler that never settled anything is not well.

@@ -23,6 +23,7 @@ from pelton.subscription import Disposition
 from pelton.v1 import handler_pb2
 
 __all__ = [
+    "NO_MESSAGE",
     "VERDICT_TRAILER",
     "illegal",
     "outcome_of_error",
@@ -54,7 +55,7 @@ _NO_CONNECTION = re.compile(
 )
 #: A handshake that cannot succeed until somebody changes a certificate, a name or a scheme. A socket that
 #: was merely closed is not among them: plaintext to a TLS port and a refused client certificate look the
-#: same as a server that restarts.
+#: same as a server that restarts; what can be found out about those is `greeting.py`'s.
 _TLS_FAILURES = (
     # Untrusted or expired certificate, TLS to a plaintext port.
     re.compile(r"(Tls|Ssl) handshake failed \(TSI_PROTOCOL_FAILURE\)"),
@@ -64,14 +65,24 @@ _TLS_FAILURES = (
     # Our own certificate, key or CA cannot be used.
     re.compile(r"Failed to create security handshaker"),
 )
+#: Of a status's text, where the words below are looked for: they stand at its beginning, and a target that
+#: sends 64 KiB must not have us search them from every place.
+_SEARCHED_CHARS_MAX = 1024
 #: RESOURCE_EXHAUSTED that will be so for ever: a message above somebody's limit. grpc core, grpc-go,
 #: grpc-java, grpc-dotnet and grpc-js, in this order; core's "CLIENT:" is a reply larger than we take, and
 #: then the target has worked already, so another attempt would only repeat the work.
 _TOO_LARGE = (
-    re.compile(r"(Received|Sent) message larger than max", re.IGNORECASE),
+    re.compile(r"(Received|Sent|Decompressed) message larger than max", re.IGNORECASE),
     re.compile(r"(received message|message after decompression|send message) larger than max", re.IGNORECASE),
     re.compile(r"gRPC message exceeds maximum size"),
     re.compile(r"message exceeds the maximum configured message size"),
+)
+
+#: A stream that was reset: `INTERNAL` is then a word of HTTP/2's, the target has said nothing of the event.
+#: What a proxy says of a call whose other half broke off, in grpc core's words and in our own transport's.
+_RESET = (
+    re.compile(r"Stream removed \(RST_STREAM \(Received RST_STREAM with error code \d+\)\)"),
+    re.compile(r"\S+ reset the call: [A-Z_]+"),
 )
 
 #: What grpc.aio makes of a write to a stream that has ended just now, whatever the end was.
@@ -80,6 +91,10 @@ _RETRY_INFO = "google.rpc.RetryInfo"
 _STATUS: dict[int, Status] = {status.value: status for status in Status}
 #: Replies that say "ack" and nothing else: nothing at all, and an `Ack` without fields.
 _ACK_REPLIES = frozenset({b"", b"\n\x00"})
+
+#: A unary call that ended OK with no message, or with half of one, is no answer that was understood in full;
+#: gRPC's cardinality rules make this status of it.
+NO_MESSAGE = Outcome(Status.INTERNAL, "the target said OK and sent no whole message")
 
 #: What metadata entries look like when grpc hands them over.
 Trailers = Iterable[tuple[str, str | bytes]]
@@ -131,11 +146,14 @@ def outcome_of_status(code: int, details: str, trailers: Trailers = ()) -> Outco
     """A status other than OK, however it came. A code outside the seventeen is UNKNOWN."""
     status = _STATUS.get(code, Status.UNKNOWN)
     disposition = None
+    said = details[:_SEARCHED_CHARS_MAX]
     if status is Status.UNAVAILABLE:
-        if _NO_CONNECTION.match(details) and any(failure.search(details) for failure in _TLS_FAILURES):
+        if _NO_CONNECTION.match(said) and any(failure.search(said) for failure in _TLS_FAILURES):
             disposition = Disposition.MISWIRED
-    elif status is Status.RESOURCE_EXHAUSTED and any(text.search(details) for text in _TOO_LARGE):
+    elif status is Status.RESOURCE_EXHAUSTED and any(text.search(said) for text in _TOO_LARGE):
         disposition = Disposition.DEAD_LETTER
+    elif status is Status.INTERNAL and any(text.fullmatch(said) for text in _RESET):
+        disposition = Disposition.UNWELL
     outcome = Outcome(status, details, disposition=disposition)
     return _with_trailers(outcome, trailers)
 

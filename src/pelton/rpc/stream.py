@@ -11,6 +11,10 @@ as soon as the others open on it are settled or have expired, too. The end of th
 handler to stop. So one event that hangs makes no other be called twice, and its DEADLINE_EXCEEDED comes at
 the latest after twice its timeout and the grace.
 
+**What happens to deliveries that were open when a handler lied** (it settled a token that was never given
+out). Which of them made it do so cannot be seen, so none is blamed: each comes back at no cost, and is called
+next on a stream of its own. Whoever is open at a lie there is the one, and its failure counts: decision 0026.
+
 Nothing here decides what an outcome means. Connecting anew after a failure is bounded by `RECONNECT_*`.
 """
 
@@ -23,20 +27,23 @@ from collections.abc import Collection, Sequence
 from pelton.core.delivery import Delivery
 from pelton.core.outcome import CANCELLED_BY_US, Outcome, Status
 from pelton.rpc.batch import batch_head
-from pelton.rpc.channels import RECONNECT_MAX_MS, RECONNECT_MIN_MS, Channels
+from pelton.rpc.channels import Channels
+from pelton.rpc.leases import RECONNECT_MAX_MS, RECONNECT_MIN_MS
 from pelton.rpc.results import Results
 from pelton.rpc.session import Flight, Session, delivery_bytes_max, expired
 from pelton.rpc.status import too_large
 from pelton.rpc.transport import Call, Metadata, OnResults
 from pelton.subscription import DeliveryMode, Subscription
 
-__all__ = ["GRACE_MS", "RETIRED_MAX", "StreamTransport"]
+__all__ = ["GRACE_MS", "RETIRED_MAX", "SUSPECTED_MAX", "StreamTransport"]
 
 #: How long a handler that was told of an expired token has to let go of it before its stream is given up.
 GRACE_MS = 500.0
 #: Retired streams that still have deliveries open. One more, and the oldest is cut: what was open on it is
 #: called again and burns nothing.
 RETIRED_MAX = 4
+#: Deliveries remembered for having been open at a lie. One that is forgotten may see one more, unblamed.
+SUSPECTED_MAX = 10_000
 #: After the last settlement of a drain, how long the handler has to end the stream itself.
 END_GRACE_MS = 1_000.0
 #: Deadlines are looked at no more often than this; a delivery may be late by as much.
@@ -63,6 +70,10 @@ class StreamTransport:
         self._queue: deque[Flight] = deque()
         self._current: Session | None = None
         self._retired: list[Session] = []
+        #: Streams of one delivery each, with what they have not sent yet. Bounded by the calls submitted.
+        self._alone: dict[Session, deque[Flight]] = {}
+        #: Deliveries that were open at a lie, oldest first, until they end in any other way.
+        self._suspected: dict[Delivery, None] = {}
         self._backoff_ms = 0.0
         #: Why the last attempt to connect failed, for those whose time ends while they wait for the next.
         self._failure = ""
@@ -90,7 +101,10 @@ class StreamTransport:
             else:
                 flight = Flight(delivery, call.body, call.timeout_ms, now_s + call.timeout_ms / 1_000.0)
                 self._flights[delivery] = flight
-                self._queue.append(flight)
+                if delivery in self._suspected:
+                    self._open_alone(flight)
+                else:
+                    self._queue.append(flight)
                 earliest_s = min(earliest_s, flight.deadline_s)
         if earliest_s < self._timer_s:
             self._arm(earliest_s)
@@ -125,7 +139,7 @@ class StreamTransport:
         for timer in (self._timer, self._reconnect):
             if timer is not None:
                 timer.cancel()
-        sessions = [*self._retired, *([self._current] if self._current is not None else [])]
+        sessions = self._sessions()
         tasks = [session.task for session in sessions]
         if self._current is not None:
             # The trailers of a handler that ends in good order; then nobody is waited for.
@@ -140,23 +154,33 @@ class StreamTransport:
 
     def _end(self, flight: Flight, outcome: Outcome) -> None:
         del self._flights[flight.delivery]
+        if flight.session is None or not flight.session.lied:
+            self._suspected.pop(flight.delivery, None)
         self._results.add(flight.delivery, outcome)
         if self._drained is not None and not self._flights and not self._drained.done():
             self._drained.set_result(None)
 
     def _clean_queue(self) -> None:
-        """Drop from the queue what has its result already. In place: the session holds the same queue."""
-        waiting = [flight for flight in self._queue if self._flights.get(flight.delivery) is flight]
-        self._queue.clear()
-        self._queue.extend(waiting)
+        """Drop from the queues what has its result already. In place: the sessions hold the same queues."""
+        for queue in (self._queue, *self._alone.values()):
+            waiting = [flight for flight in queue if self._flights.get(flight.delivery) is flight]
+            queue.clear()
+            queue.extend(waiting)
+
+    def _sessions(self) -> list[Session]:
+        current = () if self._current is None else (self._current,)
+        return [*self._retired, *self._alone, *current]
 
     # --- sessions ---------------------------------------------------------------------------------------
 
     def _open_session(self) -> None:
         """See to it that somebody sends what stands in the queue."""
         current = self._current
-        if current is not None and current.channel is not self._lease.channel():
-            # The certificates have changed.
+        if current is not None and (
+            current.channel is not self._lease.channel()
+            or current.authorization != self._lease.authorization()
+        ):
+            # The certificates have changed, or the token.
             self._retire(current)
             current = None
         if not self._queue:
@@ -164,23 +188,34 @@ class StreamTransport:
         if current is not None:
             current.wake()
         elif self._reconnect is None:
-            self._current = Session(
-                self._lease.channel(),
-                self._path,
-                self._metadata + self._lease.authorization(),
-                head=self._head,
-                bytes_max=self._bytes_max,
-                queue=self._queue,
-                on_outcome=self._on_outcome,
-                on_ended=self._on_ended,
-            )
+            self._current = self._make_session(self._queue)
             if self._closed:
                 self._current.finish()
+
+    def _open_alone(self, flight: Flight) -> None:
+        """A stream for one delivery, closed on our side as soon as it is sent."""
+        queue = deque((flight,))
+        session = self._make_session(queue)
+        self._alone[session] = queue
+        session.finish()
+
+    def _make_session(self, queue: deque[Flight]) -> Session:
+        return Session(
+            self._lease.channel(),
+            self._path,
+            self._metadata,
+            self._lease.authorization(),
+            head=self._head,
+            bytes_max=self._bytes_max,
+            queue=queue,
+            on_outcome=self._on_outcome,
+            on_ended=self._on_ended,
+        )
 
     def _on_outcome(self, flight: Flight, outcome: Outcome) -> None:
         self._end(flight, outcome)
         session = flight.session
-        if session is not None and session.retired:
+        if session is not None and (session.retired or session in self._alone):
             self._cut_if_done(session)
 
     def _retire(self, session: Session) -> None:
@@ -195,17 +230,23 @@ class StreamTransport:
         self._cut_if_done(session)
 
     def _cut_if_done(self, session: Session) -> None:
-        """A retired session with nothing open but what hangs has nothing to wait for."""
+        """A session that gets nothing new, with nothing open but what hangs, has nothing to wait for."""
         if not session.open:
             session.cancel(CANCELLED_BY_US)
 
     def _on_ended(self, session: Session, outcome: Outcome) -> None:
+        if not session.connected:
+            outcome = self._lease.explained(outcome)
         for flight, _ in session.hung.values():
             self._end(flight, expired(flight))
         for flight in session.open.values():
-            self._end(flight, outcome)
+            self._end(flight, self._blamed(flight, session, outcome) if session.lied else outcome)
         session.hung.clear()
         session.open.clear()
+        if session in self._alone:
+            for flight in self._alone.pop(session):
+                self._end(flight, outcome)
+            return
         if session is not self._current:
             self._retired.remove(session)
             return
@@ -226,6 +267,15 @@ class StreamTransport:
             self._reconnect = self._loop.call_later(self._backoff_ms / 1_000.0, self._reconnect_now)
         else:
             self._open_session()
+
+    def _blamed(self, flight: Flight, session: Session, outcome: Outcome) -> Outcome:
+        """What a lie costs a delivery that was open at it: nothing, unless it was the only one there."""
+        if not session.in_company:
+            return outcome
+        while len(self._suspected) >= SUSPECTED_MAX:
+            del self._suspected[next(iter(self._suspected))]
+        self._suspected[flight.delivery] = None
+        return Outcome(outcome.status, outcome.message, cancelled=True)
 
     def _reconnect_now(self) -> None:
         self._reconnect = None
@@ -258,12 +308,15 @@ class StreamTransport:
                 session.expire(flight, now_s + GRACE_MS / 1_000.0)
         if queued:
             self._clean_queue()
-        sessions = [*self._retired, *([self._current] if self._current is not None else [])]
+        sessions = self._sessions()
         for session in sessions:
             if session.retired:
                 self._cut_if_done(session)
             elif any(until_s <= now_s for _, until_s in session.hung.values()):
-                self._retire(session)
+                if session in self._alone:
+                    session.cancel(CANCELLED_BY_US)
+                else:
+                    self._retire(session)
         self._open_session()
         due_s = [flight.deadline_s for flight in self._flights.values() if flight.deadline_s > now_s]
         for session in sessions:
