@@ -8,11 +8,11 @@ defaults below give it an id, a source and a type.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple, TypeVar, dataclass_transform
 
-__all__ = ["Attributes", "Event", "Headers", "Partition", "Position"]
+__all__ = ["Attributes", "Event", "Headers", "Moved", "Partition", "Position"]
 
 _T = TypeVar("_T")
 
@@ -63,6 +63,22 @@ class Attributes:
 
 
 @_value
+class Moved:
+    """What is known of an event that was read from a retry tier: what was written when it was moved there."""
+
+    #: Where it was published.
+    origin: Position
+    #: Attempts made so far.
+    attempts: int
+    #: By the wall clock, in milliseconds since the epoch; `due_ms` is when it may be called again.
+    first_attempted_ms: int
+    due_ms: int
+    #: How the last attempt ended: the name of its status, and what the target said.
+    status: str
+    reason: str
+
+
+@_value
 class Event:
     """One event as it stands in the log.
 
@@ -85,10 +101,19 @@ class Event:
     attributes: Attributes | None = None
     #: Why the record cannot be delivered (not decodable as what it claims to be); None when it can.
     flaw: str | None = None
+    #: None for an event that was read where it was published.
+    moved: Moved | None = None
 
     @property
     def position(self) -> Position:
         return Position(self.topic, self.partition, self.offset)
+
+    def at_origin(self) -> Event:
+        """The event as it stood where it was published."""
+        if self.moved is None:
+            return self
+        topic, partition, offset = self.moved.origin
+        return replace(self, topic=topic, partition=partition, offset=offset)
 
     @property
     def id(self) -> str:

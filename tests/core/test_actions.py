@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pelton.core.actions import Actions, Commit, DeadLetter, Flow
+from pelton.core.actions import Actions, Commit, Flow, Hop
 from pelton.core.delivery import Delivery, State
 from pelton.core.outcome import ACKED
 from tests.core.rig import Rig, event
@@ -20,7 +20,7 @@ def test_nothing_asks_for_nothing() -> None:
     "actions",
     [
         Actions(calls=[DELIVERY]),
-        Actions(dead_letters=[DeadLetter(DELIVERY, ACKED)]),
+        Actions(hops=[Hop(DELIVERY, ACKED)]),
         Actions(commit=Commit(0, "")),
         Actions(flow=Flow.PAUSE),
         Actions(flow=Flow.RESUME),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 from pelton.core import ackmap
 from pelton.core.ackmap import AckMap
 from pelton.core.actions import Flow
 from pelton.core.breaker import PROBE_FIRST_MS
-from pelton.core.delivery import State
-from pelton.core.engine import COMMIT_DELAY_MS
+from pelton.core.delivery import Delivery, State
+from pelton.core.due import COMMIT_DELAY_MS
+from pelton.core.lane import Lane
 from pelton.core.limits import Bound, Limits, Slots
 from pelton.core.outbox import RETRY_FIRST_MS
-from pelton.core.outcome import Outcome, Status
+from pelton.core.outcome import ACKED, Outcome, Status
 from pelton.subscription import Disposition, Intake, Ordering, RetryPolicy
 from tests.core.rig import Rig, event, outcome
 
@@ -187,27 +190,36 @@ def test_what_waits_or_is_parked_stands_outside_the_intake_limits() -> None:
     assert rig.flows == []
     assert rig.engine.parked == 13
     rig.assert_accounts()
-    # They have a bound of their own.
-    rig.feed(["poison"] * 6)
-    assert rig.flows == [Flow.PAUSE]
     for offset in sorted(rig.out):
         rig.answer(offset)
-    assert rig.flows == [Flow.PAUSE]
     rig.wait(RetryPolicy().backoff_min_ms)
     while rig.engine.open_events:
         rig.answer(min(rig.out))
         rig.assert_accounts()
-    assert rig.flows == [Flow.PAUSE, Flow.RESUME]
+    assert rig.flows == []
     assert rig.limits.subscription.events == rig.limits.process.bytes == 0
 
 
-def test_parked_bytes_have_a_bound() -> None:
-    rig = Rig(intake=Intake(parked_bytes_max=1_000))
+def test_what_waits_has_a_bound_of_its_own() -> None:
+    rig = Rig(intake=Intake(partition_events_max=10, parked_events_max=4), attempts=100)
+    rig.feed([None] * 4)
+    rig.answers(*((offset, outcome("UNKNOWN")) for offset in range(4)))
+    assert rig.flows == [Flow.PAUSE]
+    rig.wait(RetryPolicy().backoff_min_ms)
+    assert rig.flows == [Flow.PAUSE, Flow.RESUME]
+
+
+@pytest.mark.parametrize("ordering", [Ordering.KEY, Ordering.PARTITION])
+def test_parked_bytes_have_a_bound(ordering: Ordering) -> None:
+    rig = Rig(intake=Intake(parked_bytes_max=1_000), ordering=ordering)
     rig.arrive(
         event(0, "k", value=bytes(300)), event(1, "k", value=bytes(300)), event(2, "k", value=bytes(400))
     )
     rig.answer(0, "UNKNOWN")
-    assert rig.flows == [Flow.PAUSE]
+    # By key the followers are forgotten; where all of the partition is in order that would be of no use.
+    assert rig.flows == ([] if ordering is Ordering.KEY else [Flow.PAUSE])
+    assert rig.engine.shelved == (2 if ordering is Ordering.KEY else 0)
+    rig.assert_accounts()
 
 
 def test_intake_pauses_while_the_breaker_is_open_and_there_is_something_to_probe_with() -> None:
@@ -243,9 +255,15 @@ def test_intake_goes_on_while_all_that_is_open_has_failed_and_the_next_event_is_
     rig.answer(5)
     assert rig.breaker.closed
     assert not rig.engine.paused
-    # The target was well meanwhile: what fails from here on is burned, and has its end.
-    while rig.out:
-        rig.answer(min(rig.out), "DEADLINE_EXCEEDED")
+    # The target is well for others: what fails from here on is burned, and has its end.
+    for _ in range(200):
+        while rig.out:
+            hanging = min(rig.out) < 5
+            rig.answer(min(rig.out), *["DEADLINE_EXCEEDED"] * hanging)
+        if rig.letters:
+            break
+        rig.wait_for_deadline()
+        rig.feed("ghij")
     assert rig.letters
     rig.assert_accounts()
 
@@ -272,7 +290,7 @@ def test_an_open_breaker_asks_for_no_tick_that_has_passed() -> None:
     rig.feed([None] * 6)
     for offset in range(5):
         rig.answer(offset, "UNAVAILABLE", retry_after_ms=0.0)
-    for _ in range(20):
+    for _ in range(200):
         rig.wait_for_deadline()
         if len(rig.out) == 2:
             break
@@ -381,3 +399,40 @@ def test_statuses_mean_what_the_subscription_says() -> None:
     assert (rig.tally.dropped, rig.tally.acked) == (1, 1)
     assert rig.delivery(2).burned == 0
     assert rig.tally.outcomes == {Status.NOT_FOUND: 1, Status.ALREADY_EXISTS: 1, Status.INTERNAL: 1}
+
+
+def kept() -> int:
+    """Deliveries and lanes that are in memory, in use or not."""
+    return sum(isinstance(each, (Delivery, Lane)) for each in gc.get_objects())
+
+
+def test_who_has_ended_is_gone_without_the_collector() -> None:
+    """It looks rarely: who waited for it would hold events beyond every bound."""
+    gc.collect()
+    gc.disable()
+    try:
+        before = kept()
+        rig = Rig(concurrency=4)
+        rig.feed(f"key {at % 7}" for at in range(40))
+        while rig.out:
+            rig.answers(
+                *((offset, outcome("INVALID_ARGUMENT" if offset % 5 else "OK")) for offset in rig.out)
+            )
+            for offset in list(rig.letters):
+                rig.produced(offset)
+            assert kept() <= before + 2 * rig.engine.open_events
+        assert kept() == before
+        # Waiting, parked, queued and out.
+        rig.feed(f"key {at % 7}" for at in range(40))
+        rig.answer(next(iter(rig.out)), "UNAVAILABLE")
+        out = list(rig.out.values())
+        rig.engine.close()
+        rig.out.clear()
+        assert kept() == before + 2 * len(out)
+        assert sorted(rig.engine.on_late_outcomes([(delivery, ACKED) for delivery in out])) == sorted(
+            delivery.event.key or b"" for delivery in out
+        )
+        out.clear()
+        assert kept() == before
+    finally:
+        gc.enable()

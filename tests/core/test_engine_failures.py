@@ -286,10 +286,11 @@ def test_an_event_that_hangs_burns_one_each_time() -> None:
         burned.append((delivery.burned, delivery.unburned))
         if 0 in rig.letters:
             break
-        # Another event of the target is called and taken meanwhile.
+        # Other events of the target are called and taken meanwhile.
         rig.wait(1)
-        rig.feed("b")
-        rig.answer(max(rig.out))
+        rig.feed("bcdefghijk")
+        while rig.out:
+            rig.answer(max(rig.out))
         while 0 not in rig.out:
             rig.wait_for_deadline()
     # The first cannot be told from an outage; the second shows that it was none, and both count.
@@ -325,11 +326,34 @@ def test_a_miswired_target_burns_nothing_and_pauses() -> None:
 
 
 def test_a_single_miswired_answer_among_successes_may_fail() -> None:
+    """Burned late, as an unwell one: the next failure tells whether others were taken meanwhile."""
     rig = Rig(attempts=2)
-    rig.feed("ab")
-    rig.answer(1)
-    assert fail_for_ever(rig, 0, "PERMISSION_DENIED") == 2
+    rig.feed("a")
+    rig.answer(0, "PERMISSION_DENIED")
+    rig.wait(1)
+    rig.feed("bcdefghijk")
+    while rig.out:
+        rig.answer(max(rig.out))
+    while 0 not in rig.out:
+        rig.wait_for_deadline()
+    assert rig.letters == {}
+    rig.answer(0, "PERMISSION_DENIED")
+    assert 0 in rig.letters
     assert rig.breaker.closed
+
+
+def test_a_target_that_becomes_miswired_under_load_sets_nothing_aside() -> None:
+    """The breaker waits for 10 s without a success; until then every event is refused many times."""
+    rig = Rig(attempts=2, concurrency=6)
+    rig.feed([None] * 7)
+    rig.answer(0)
+    while rig.breaker.health is not Health.MISWIRED:
+        for offset in list(rig.out):
+            rig.answer(offset, "PERMISSION_DENIED")
+        if not rig.out:
+            rig.wait_for_deadline()
+    assert rig.now_ms >= 10_000
+    assert rig.letters == {}
 
 
 # -- Dead letters ----------------------------------------------------------------------------------------

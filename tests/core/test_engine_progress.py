@@ -9,7 +9,7 @@ from pelton.core.ackmap import AckMap
 from pelton.core.actions import Flow
 from pelton.core.breaker import PROBE_FIRST_MS
 from pelton.core.delivery import State
-from pelton.core.engine import COMMIT_DELAY_MS
+from pelton.core.due import COMMIT_DELAY_MS
 from pelton.core.outcome import ACKED, Outcome, Status
 from pelton.subscription import Disposition
 from tests.core.rig import Rig, outcome
@@ -107,7 +107,7 @@ def test_it_does_not_commit_the_same_twice() -> None:
     rig.wait(COMMIT_DELAY_MS)
     # The drain took this one; the tick that was due finds the same again.
     rig.engine.commit()
-    rig.engine._commit_soon(rig.now_ms)
+    rig.engine.due.settled(rig.now_ms, more=False)
     rig.wait(COMMIT_DELAY_MS)
     assert len(rig.commits) == 1
 

@@ -64,29 +64,42 @@ def test_limits_take_from_the_process_and_from_the_subscription() -> None:
     assert limits.subscription.full
     assert limits.full
     assert not limits.process.full
-    assert (limits.process.events, limits.process.bytes) == (4, 400)
+    # With the requests that calls would take.
+    assert (limits.process.events, limits.process.bytes) == (4, 800)
     limits.give(2, 200)
     assert limits.half_free
     limits.process.take(6, 0)
     assert not limits.half_free
 
 
-@pytest.mark.parametrize(("events", "size_bytes"), [(100, 0), (0, 1_000)])
+@pytest.mark.parametrize(("events", "size_bytes"), [(100, 0), (0, 500)])
 def test_a_full_process_leaves_each_subscription_its_reserve(events: int, size_bytes: int) -> None:
     process = Bound(100, 1_000)
     others, ours = (Limits(process, Bound(1_000, 10_000), Slots(1), sharers=5) for _ in range(2))
     others.take(events, size_bytes)
     assert others.full
     assert not ours.full
-    # Of a hundred events and a thousand bytes, a fifth of the half.
-    ours.take(9, 90)
+    # Of a hundred events and a thousand bytes, a fifth of the half; bytes count twice.
+    ours.take(9, 45)
     assert not ours.full
     assert not ours.half_free
-    ours.take(1, 10)
+    ours.take(1, 5)
     assert ours.full
-    ours.give(6, 60)
+    ours.give(6, 30)
     assert ours.half_free
     assert not others.half_free
+
+
+def test_what_is_parked_counts_once_in_the_process_and_what_may_be_called_twice() -> None:
+    limits = Limits(Bound(10, 1_000), Bound(10, 1_000), Slots(1))
+    limits.take_parked(1, 100)
+    assert limits.process.bytes == 100
+    # Its turn comes.
+    limits.give_parked(1, 100)
+    limits.take(1, 100)
+    assert (limits.process.bytes, limits.subscription.bytes) == (200, 100)
+    limits.give(1, 100)
+    assert limits.process.bytes == limits.process.events == 0
 
 
 def test_alone_the_processs_bound_is_the_bound() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pelton.core.actions import DeadLetter
+from pelton.core.actions import Hop
 from pelton.core.delivery import Delivery, State
 from pelton.core.outbox import RETRY_FIRST_MS, RETRY_MAX_MS, Outbox
 from pelton.core.outcome import ACKED
@@ -12,8 +12,8 @@ ENGINE = Rig().engine
 FOR_EVER = float("inf")
 
 
-def letter(offset: int) -> DeadLetter:
-    return DeadLetter(Delivery(event(offset), ENGINE, None, 1, State.PRODUCING), ACKED)
+def letter(offset: int) -> Hop:
+    return Hop(Delivery(event(offset), ENGINE, None, 1, State.PRODUCING), ACKED)
 
 
 def test_an_empty_one_waits_for_nothing() -> None:

@@ -12,6 +12,7 @@ from pelton.core.outcome import (
     Status,
     Verdict,
     disposition_of,
+    table_of,
 )
 from pelton.subscription import Disposition
 from tests.core.rig import Rig
@@ -54,13 +55,13 @@ def test_every_cell_can_be_changed(name: str, disposition: Disposition) -> None:
     engine = Rig(statuses={name: disposition}).engine
     for status in Status:
         expected = disposition if status.name == name else CELLS[status.name]
-        assert disposition_of(Outcome(status), engine._table) is expected
+        assert disposition_of(Outcome(status), table_of(engine.subscription)) is expected
 
 
 def test_an_idempotent_subscription_acks_what_exists() -> None:
     engine = Rig(idempotent=True).engine
-    assert disposition_of(Outcome(Status.ALREADY_EXISTS), engine._table) is Disposition.ACK
-    assert disposition_of(Outcome(Status.NOT_FOUND), engine._table) is Disposition.DEAD_LETTER
+    assert disposition_of(Outcome(Status.ALREADY_EXISTS), table_of(engine.subscription)) is Disposition.ACK
+    assert disposition_of(Outcome(Status.NOT_FOUND), table_of(engine.subscription)) is Disposition.DEAD_LETTER
 
 
 @pytest.mark.parametrize("status", Status)

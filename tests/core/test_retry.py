@@ -13,7 +13,16 @@ from pelton.subscription import Disposition, OnExhausted, RetryPolicy
 
 POLICY = RetryPolicy(attempts=3, backoff_min_ms=100.0, backoff_max_ms=60_000.0, give_up_after_ms=1_000_000.0)
 FRESH = History(
-    attempt=1, burned=0, unburned=0, attempts_max=3, age_ms=0.0, well_in_between=False, well_lately=False
+    attempt=1,
+    burned=0,
+    unburned=0,
+    doubtful=0.0,
+    attempts_max=3,
+    age_ms=0.0,
+    well_in_between=False,
+    was_outage=False,
+    weight=1.0,
+    has_right=True,
 )
 FAILED = Outcome(Status.UNKNOWN)
 UNWELL, MISWIRED, RETRY = Disposition.UNWELL, Disposition.MISWIRED, Disposition.RETRY
@@ -45,30 +54,29 @@ def test_what_we_cancelled_changes_nothing(disposition: Disposition, burned: int
     assert decision == Decision(Do.AGAIN, burn=0, unburned=1)
 
 
-#: disposition, burned, unburned, well in between, well lately -> what, burn, unburned afterwards, exhausted
+#: disposition, burned, unburned, well in between -> what, burn, unburned afterwards, exhausted
 TABLE = [
     # The event may fail: each attempt burns, whatever the target does otherwise.
-    (RETRY, 0, 0, False, False, Do.WAIT, 1, 0, False),
-    (RETRY, 1, 0, True, True, Do.WAIT, 1, 0, False),
-    (RETRY, 1, 1, False, False, Do.WAIT, 1, 0, False),
-    (RETRY, 2, 0, False, False, Do.DEAD_LETTER, 1, 0, True),
+    (RETRY, 0, 0, False, Do.WAIT, 1, 0, False),
+    (RETRY, 1, 0, True, Do.WAIT, 1, 0, False),
+    (RETRY, 1, 1, False, Do.WAIT, 1, 0, False),
+    (RETRY, 2, 0, False, Do.DEAD_LETTER, 1, 0, True),
     # The target is unwell: nothing burns ...
-    (UNWELL, 0, 0, False, False, Do.WAIT, 0, 1, False),
-    (UNWELL, 0, 1, False, True, Do.WAIT, 0, 1, False),
-    (UNWELL, 2, 1, False, False, Do.WAIT, 0, 1, False),
+    (UNWELL, 0, 0, False, Do.WAIT, 0, 1, False),
+    (UNWELL, 0, 1, False, Do.WAIT, 0, 1, False),
+    (UNWELL, 2, 1, False, Do.WAIT, 0, 1, False),
     # ... unless others were taken in between: then this one burns, and the one before it.
-    (UNWELL, 0, 0, True, True, Do.WAIT, 1, 0, False),
-    (UNWELL, 0, 1, True, True, Do.WAIT, 2, 0, False),
-    (UNWELL, 1, 0, True, False, Do.WAIT, 1, 0, False),
-    (UNWELL, 1, 1, True, False, Do.DEAD_LETTER, 2, 0, True),
-    (UNWELL, 2, 0, True, True, Do.DEAD_LETTER, 1, 0, True),
-    # Miswired: nothing burns where nothing has succeeded lately, else it may fail.
-    (MISWIRED, 0, 0, False, False, Do.WAIT, 0, 0, False),
-    (MISWIRED, 2, 0, True, False, Do.WAIT, 0, 0, False),
-    (MISWIRED, 2, 1, False, False, Do.WAIT, 0, 1, False),
-    (MISWIRED, 0, 0, False, True, Do.WAIT, 1, 0, False),
-    (MISWIRED, 0, 1, False, True, Do.WAIT, 1, 0, False),
-    (MISWIRED, 2, 0, False, True, Do.DEAD_LETTER, 1, 0, True),
+    (UNWELL, 0, 0, True, Do.WAIT, 1, 0, False),
+    (UNWELL, 0, 1, True, Do.WAIT, 2, 0, False),
+    (UNWELL, 1, 0, True, Do.WAIT, 1, 0, False),
+    (UNWELL, 1, 1, True, Do.DEAD_LETTER, 2, 0, True),
+    (UNWELL, 2, 0, True, Do.DEAD_LETTER, 1, 0, True),
+    # Miswired: the same, since it refuses everything before the breaker knows.
+    (MISWIRED, 0, 0, False, Do.WAIT, 0, 1, False),
+    (MISWIRED, 2, 1, False, Do.WAIT, 0, 1, False),
+    (MISWIRED, 0, 0, True, Do.WAIT, 1, 0, False),
+    (MISWIRED, 0, 1, True, Do.WAIT, 2, 0, False),
+    (MISWIRED, 2, 0, True, Do.DEAD_LETTER, 1, 0, True),
 ]
 
 
@@ -78,7 +86,6 @@ TABLE = [
         "burned",
         "unburned",
         "in_between",
-        "lately",
         "do",
         "burn",
         "unburned_after",
@@ -91,7 +98,6 @@ def test_what_an_attempt_burns(
     burned: int,
     unburned: int,
     in_between: bool,
-    lately: bool,
     do: Do,
     burn: int,
     unburned_after: int,
@@ -101,7 +107,6 @@ def test_what_an_attempt_burns(
         "burned": burned,
         "unburned": unburned,
         "well_in_between": in_between,
-        "well_lately": lately,
     }
     decision = after(disposition, **history)
     assert decision.do is do
@@ -164,3 +169,16 @@ def test_the_wait_that_the_target_asks_for(
     disposition: Disposition, asked_ms: float, waits_ms: float
 ) -> None:
     assert after(disposition, Outcome(Status.UNKNOWN, retry_after_ms=asked_ms)).after_ms == waits_ms
+
+
+@pytest.mark.parametrize("on_exhausted", OnExhausted)
+def test_while_a_tier_is_left_what_is_exhausted_moves_there(on_exhausted: OnExhausted) -> None:
+    policy = replace(POLICY, on_exhausted=on_exhausted)
+    assert after(RETRY, policy=policy, burned=2, may_move=True) == Decision(Do.MOVE, burn=1, exhausted=True)
+    assert after(UNWELL, policy=policy, burned=2, well_in_between=True, may_move=True).do is Do.MOVE
+    assert after(RETRY, policy=policy, burned=1, may_move=True).do is Do.WAIT
+
+
+@pytest.mark.parametrize("more", [{"age_ms": 1e6}, {"outcome": Outcome(Status.UNKNOWN, final=True)}])
+def test_what_is_too_old_or_was_told_to_be_the_last_goes_past_the_tiers(more: dict[str, Any]) -> None:
+    assert after(RETRY, burned=2, may_move=True, **more).do is Do.DEAD_LETTER

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from pelton.core.delivery import State
 from pelton.core.tally import Tally
 
-ENDS = ["acked", "dropped", "filtered", "dead_lettered", "moved"]
+ENDS = ["acked", "dropped", "filtered", "dead_lettered", "moved", "lost"]
 
 
 @pytest.mark.parametrize("name", [*ENDS, "already_settled", "released"])
@@ -27,6 +28,19 @@ def test_what_is_counted_beside_changes_nothing(name: str) -> None:
     tally = Tally(consumed=1)
     setattr(tally, name, 5)
     assert tally.holds(1)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_an_end_is_counted_under_its_name(end: str) -> None:
+    tally = Tally()
+    tally.settle(State(end))
+    assert getattr(tally, end) == tally.settled == 1
+
+
+@pytest.mark.parametrize("state", set(State) - {State(end) for end in ENDS})
+def test_what_is_no_end_is_not_counted(state: State) -> None:
+    with pytest.raises(AssertionError):
+        Tally().settle(state)
 
 
 def test_tallies_share_nothing() -> None:

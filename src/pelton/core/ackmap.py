@@ -16,7 +16,7 @@ do no harm. The payload codes the offsets from the committed one on, alternating
 - bitset: one bit an offset, least significant first, 1 is settled
 - bitset, deflated
 
-The smallest that fits is taken.
+A narrow window comes as bits (`encode_bits`), which is quickest; else the smallest that fits is taken.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ __all__ = [
     "Range",
     "decode",
     "encode",
+    "encode_bits",
     "fitting",
+    "read_back",
     "run_lengths_bytes",
     "varint_bytes",
 ]
@@ -47,8 +49,9 @@ __all__ = [
 #: Settled offsets from the first (inclusive) to the second (exclusive).
 Range = tuple[int, int]
 
-#: Kafka's `offset.metadata.max.bytes` is 4 096 by default, and that very length is refused.
-TEXT_CHARS_MAX = 4_095
+#: Kafka's `offset.metadata.max.bytes` is 4 096 by default, and that very length is refused. The Kafka edge
+#: writes behind the map which log it speaks of: 13 characters.
+TEXT_CHARS_MAX = 4_095 - 13
 
 _VERSION = 1
 _HEAD_BYTES = 8
@@ -63,6 +66,8 @@ BITSET_OFFSETS_MAX = PAYLOAD_BYTES_MAX * 8
 _SPAN_MAX = 1 << 40
 #: The deflated bitset is not tried for wider windows: it would cost more time than it could save.
 _BITSET_TRIED_OFFSETS_MAX = 1 << 18
+#: Shorter payloads are not deflated: that takes longer than all the rest of a commit, and saves a few bytes.
+_DEFLATED_BYTES_MIN = 512
 #: So no honest one inflates to more.
 _INFLATED_BYTES_MAX = _BITSET_TRIED_OFFSETS_MAX // 8
 
@@ -135,10 +140,37 @@ def encode(base: int, ranges: Sequence[Range]) -> str:
             deflated = zlib.compress(bitset, 6)
             if len(deflated) < len(payload):
                 coding, payload = _Coding.BITSET_DEFLATED, deflated
+    return _text(base, coding, payload)
+
+
+def encode_bits(base: int, bits: int) -> str:
+    """The map of a window of at most `BITSET_OFFSETS_MAX`: one bit an offset, that of `base` first."""
+    if not bits:
+        return ""
+    coding, payload = _Coding.BITSET, bits.to_bytes(-(-bits.bit_length() // 8), "little")
+    if len(payload) > _DEFLATED_BYTES_MIN:
+        deflated = zlib.compress(payload, 1)
+        if len(deflated) < len(payload):
+            coding, payload = _Coding.BITSET_DEFLATED, deflated
+    return _text(base, coding, payload)
+
+
+def _text(base: int, coding: _Coding, payload: bytes) -> str:
     assert len(payload) <= PAYLOAD_BYTES_MAX, f"ack map of {len(payload)} bytes: reservation broken"
     head = bytes((_VERSION, coding)) + len(payload).to_bytes(2, "big")
     checksum = _checksum(coding, base, payload).to_bytes(4, "big")
     return base64.b64encode(head + checksum + payload).rstrip(b"=").decode("ascii")
+
+
+def read_back(base: int, text: str | None, log_end: int = -1) -> tuple[AckMap, str | None]:
+    """The map beside a committed offset; an empty one where it is not believed, and why.
+
+    Whatever it said, its events are delivered again then: a repeat, never a loss.
+    """
+    try:
+        return decode(base, text or "", log_end), None
+    except AckMapError as error:
+        return EMPTY, str(error)
 
 
 def decode(base: int, text: str, log_end: int = -1) -> AckMap:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from pelton.core.delivery import Delivery
+from pelton.core.delivery import Delivery, State
 from pelton.core.outcome import Outcome
+from pelton.subscription import Tier
 
-__all__ = ["Actions", "Commit", "DeadLetter", "Flow"]
+__all__ = ["Actions", "Commit", "Flow", "Hop"]
 
 
 class Flow(Enum):
@@ -24,16 +25,29 @@ class Flow(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """Write this event to the dead-letter topic.
+class Hop:
+    """Write this event to one of our own topics: a retry tier's, or that of the dead letters.
 
     The acknowledgement of all replicas comes back as a result, and only that settles the delivery: BEFORE it
-    nothing may pass the offset.
+    nothing may pass the offset. Where keys are followed, what is remembered of the key goes with it.
     """
 
     delivery: Delivery
-    #: The outcome that ended it.
+    #: The outcome that ended it here.
     outcome: Outcome
+    #: Where it is tried again; None says that it is a dead letter.
+    tier: Tier | None = None
+    #: It goes after those ahead of it, uncalled: it is due at once.
+    follows: bool = False
+    #: It goes nowhere. The target has taken or dropped it, and its key is told of that.
+    told: State | None = None
+
+    @property
+    def end(self) -> State:
+        """What the delivery has come to when the broker has it."""
+        if self.told is not None:
+            return self.told
+        return State.DEAD_LETTERED if self.tier is None else State.MOVED
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +68,12 @@ class Actions:
 
     #: Start one attempt of each, in this order. The engine has already moved them to CALLING.
     calls: list[Delivery] = field(default_factory=list)
-    dead_letters: list[DeadLetter] = field(default_factory=list)
+    hops: list[Hop] = field(default_factory=list)
+    #: Read these offsets of the partition again, ascending: their events were parked and forgotten. The
+    #: answer, however long it takes, is `Engine.on_read_again`; meanwhile no more are asked for.
+    read_again: tuple[int, ...] = ()
     commit: Commit | None = None
     flow: Flow | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.calls or self.dead_letters or self.commit or self.flow)
+        return bool(self.calls or self.hops or self.read_again or self.commit or self.flow)

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
+from pelton.core.budget import Budget
+
 __all__ = ["PROBE_FIRST_MS", "Breaker", "Health"]
 
 #: Open at this share of unwell outcomes ...
@@ -56,14 +58,17 @@ class Breaker:
         "_open_before_ms",
         "_opened_ms",
         "_probe",
+        "_probe_untried",
         "_probe_wait_ms",
         "_unwell_in_a_row",
+        "budget",
         "closed",
         "health",
         "last_good_ms",
         "newest_good_start_ms",
         "next_probe_ms",
         "opened",
+        "outage_confirmed",
     )
 
     def __init__(self) -> None:
@@ -76,7 +81,12 @@ class Breaker:
         self.last_good_ms = float("-inf")
         self.newest_good_start_ms = float("-inf")
         self.next_probe_ms = float("inf")
+        #: What may be said against an event by what the target does with others.
+        self.budget = Budget()
+        #: It is open, and a probe with an event that was never called has failed: no event's fault.
+        self.outage_confirmed = False
         self._probe: object | None = None
+        self._probe_untried = False
         self._probe_wait_ms = PROBE_FIRST_MS
         #: Second -> [good, unwell]; at most as many as the window has seconds.
         self._buckets: dict[int, list[int]] = {}
@@ -95,16 +105,27 @@ class Breaker:
     def may_probe(self, now_ms: float) -> bool:
         return self._probe is None and now_ms >= self.next_probe_ms
 
-    def probing(self, call: object) -> None:
-        """`call` starts although the breaker is open."""
+    def probing(self, call: object, *, untried: bool = False) -> None:
+        """`call` starts although the breaker is open; `untried` says that its event was never called."""
         assert not self.closed
         assert self._probe is None
         self._probe = call
+        self._probe_untried = untried
         # No other probe before this one has ended.
         self.next_probe_ms = float("inf")
 
-    def good(self, calls: int, newest_start_ms: float, now_ms: float, probe: object | None = None) -> None:
+    def good(
+        self,
+        calls: int,
+        newest_start_ms: float,
+        now_ms: float,
+        probe: object | None = None,
+        *,
+        retried: int = 0,
+    ) -> None:
         """The target answered `calls` calls; the one that started last did at `newest_start_ms`.
+
+        So many of them are `retried` that they are no first attempts.
 
         `probe` is the call if there is only one; a probe's good answer closes the breaker. Answers to
         calls that had started before it opened say nothing of now.
@@ -114,20 +135,23 @@ class Breaker:
         self._unwell_in_a_row = 0
         self._miswired_in_a_row = 0
         self._bucket(now_ms)[0] += calls
+        self.budget.answered(calls, calls - retried)
         if not self.closed and probe is not None and probe is self._probe:
             self._close(now_ms)
 
-    def unwell(self, call: object, now_ms: float) -> None:
-        """The target did not answer, or said that it cannot now."""
+    def unwell(self, call: object, now_ms: float, *, first: bool = False) -> None:
+        """The target did not answer, or said that it cannot now; `first` says that it was a first attempt."""
         self._bucket(now_ms)[1] += 1
+        self.budget.unanswered(first=first)
         self._unwell_in_a_row += 1
         if not self.closed:
             self._probed_in_vain(call, Health.UNWELL, now_ms)
         elif self._unwell_in_a_row >= IN_A_ROW or self._mostly_unwell():
             self._open(Health.UNWELL, now_ms)
 
-    def miswired(self, call: object, now_ms: float) -> None:
+    def miswired(self, call: object, now_ms: float, *, first: bool = False) -> None:
         """The target said that the call is not for it, or not from us."""
+        self.budget.unanswered(first=first)
         self._miswired_in_a_row += 1
         if not self.closed:
             self._probed_in_vain(call, Health.MISWIRED, now_ms)
@@ -150,6 +174,7 @@ class Breaker:
 
     def _close(self, now_ms: float) -> None:
         self._to(Health.WELL)
+        self.outage_confirmed = False
         self._open_before_ms += now_ms - self._opened_ms
         self._probe = None
         self.next_probe_ms = float("inf")
@@ -162,6 +187,9 @@ class Breaker:
         if call is not self._probe:
             return
         self._probe = None
+        if self._probe_untried and not self.outage_confirmed:
+            self.outage_confirmed = True
+            self.budget.outages += 1
         if self.health is not health:
             self._to(health)
         self._probe_wait_ms = min(self._probe_wait_ms * 2, PROBE_MAX_MS)

@@ -6,57 +6,55 @@ and none looks at a clock. Whoever drives the engine (`pelton.bridge.pump`, the 
 action and feeds every result back.
 
 Rule 1: a delivery's state changes here and nowhere else. Rule 2: an offset enters the ledger as settled
-only where a delivery reaches one of the five ends. Rule 3: a delivery that is CALLING or PRODUCING is in
+only where a delivery reaches one of the ends. Rule 3: a delivery that is CALLING or PRODUCING is in
 somebody else's hands, and only its result brings it back.
 
-Where a delivery is: `_ready` holds the QUEUED ones whose turn may come (lane heads, and events without a
+Where a delivery is: `_turns` holds the QUEUED ones whose turn may come (lane heads, and events without a
 lane), `_waiting` the WAITING ones by due time, the lanes everything of their key; `_open` holds all.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from pelton.core import ackmap
-from pelton.core.ackmap import AckMap, AckMapError
-from pelton.core.actions import Actions, Commit, DeadLetter, Flow
+from pelton.core.actions import Actions, Commit, Flow, Hop
 from pelton.core.breaker import Breaker
-from pelton.core.delivery import Delivery, State
+from pelton.core.delivery import Delivery, Preset, State
+from pelton.core.due import CommitDue
+from pelton.core.followed import AGAIN_MS, Followed, Note
 from pelton.core.intake import Intake
-from pelton.core.lane import Lane
+from pelton.core.judge import Judge
+from pelton.core.lanes import Lanes
 from pelton.core.ledger import Ledger
+from pelton.core.left_behind import LeftBehind
 from pelton.core.limits import Limits
 from pelton.core.outbox import Outbox
-from pelton.core.outcome import ACKED, Outcome, Status, disposition_of, table_of
-from pelton.core.retry import Do, History, Jitter, decide
-from pelton.core.suspects import Suspects
+from pelton.core.outcome import ACKED, Outcome, Status
+from pelton.core.retry import Do, Jitter
+from pelton.core.shelf import GONE, READ_AGAIN_MS, Shelf
 from pelton.core.tally import Tally
+from pelton.core.tiers import Arrival, intake_of, next_tier, tier_of
+from pelton.core.turns import Turns
+from pelton.core.waiting import Waiting
 from pelton.event import Event, Partition
-from pelton.subscription import Disposition, Ordering, Subscription
+from pelton.subscription import Ordering, Subscription, Tier
 
-__all__ = ["COMMIT_DELAY_MS", "Engine", "Intended"]
-
-#: The longest that a settled offset waits for its commit to be asked for. With the consumer's own wait for
-#: the commit before it and the way to the broker, a busy computer stays under the 200 ms that bound what
-#: repeats after a hard kill.
-COMMIT_DELAY_MS = 50.0
+__all__ = ["Engine"]
 
 #: The lane of a whole partition.
 _PARTITION_LANE = b""
 
-#: What is known of an event before any call: None says filtered, an outcome says what is wrong with it.
-Intended = Mapping[int, Outcome | None]
-_NOTHING_INTENDED: Intended = {}
+_NOTHING_INTENDED: Mapping[int, Preset] = {}
 
 
 class Engine:
     """The deliveries of one partition, from assignment to release.
 
-    `committed` and `metadata` are what was read back from the group on assignment; `log_end` is one past
-    the last offset of the partition then (-1 where it is not known). `blocked_keys` are the lanes in which
-    a call of an earlier assignment of this partition is still out; they stay blocked until `unblock`.
+    `committed` and `metadata` are what was read back from the group on assignment; `map_refused` is why the
+    latter was not believed. `log_end` is one past the last offset of the partition then (-1: not known).
+    `blocked_keys` are the lanes in which a call of an earlier assignment of this partition is still out;
+    they stay blocked until `unblock`. With `followed` nothing starts before `on_notes` has told all.
     """
 
     def __init__(
@@ -74,6 +72,7 @@ class Engine:
         jitter: Jitter,
         now_ms: float,
         blocked_keys: Mapping[bytes, int] | None = None,
+        followed: Followed | None = None,
     ) -> None:
         self.subscription = subscription
         self.partition = partition
@@ -84,42 +83,46 @@ class Engine:
         self.tally = tally
         self.closed = False
         self.draining = False
+        #: The keys that are followed here; None where the subscription follows none.
+        self.followed = followed
         #: Intake is paused, as far as this engine has asked for it.
         self.paused = False
         #: When something last moved: an attempt started or ended, an event came to its end.
         self.progressed_ms = now_ms
         #: When it last took the probe; the partitions of an open breaker take turns by it.
         self.probed_ms = float("-inf")
-        #: Why the map that was read back was not believed; None when it was.
-        self.map_refused: str | None = None
-        self._table = table_of(subscription)
-        self._jitter = jitter
-        self._ledger = Ledger(committed, self._read_map(committed, metadata, log_end))
+        #: When the next commit is asked for; `hold` and `let_go` are the two ends of a transaction.
+        self.due = CommitDue()
+        carried, self.map_refused = ackmap.read_back(committed, metadata, log_end)
+        tally.maps_refused += self.map_refused is not None
+        #: The retry tier whose topic this is; and where an event goes that is exhausted here.
+        self.tier = tier_of(subscription.retry.tiers, partition.topic)
+        self._next_tier = next_tier(subscription.retry.tiers, self.tier)
+        self._judging = Judge(subscription, breaker, tally, jitter, self._next_tier)
+        self._ledger = Ledger(committed, carried)
         self._open: dict[int, Delivery] = {}
-        self._lanes: dict[bytes, Lane] = {}
-        self._blocked_keys = dict(blocked_keys or {})
-        self._ready: deque[Delivery] = deque()
-        self._waiting: list[tuple[float, int, Delivery]] = []
-        self._sequence = 0
+        self._turns = Turns()
+        self._waiting = Waiting()
         self._calling = 0
-        self._left_behind: set[Delivery] = set()
-        self._suspects = Suspects()
+        self._left_behind = LeftBehind()
+        self._suspects = self._judging.suspects
         self._outbox = Outbox()
-        self._intake = Intake(subscription.intake, limits)
-        self._commit_due_ms = float("inf")
-        self._commit_now = False
-        self._last_commit: Commit | None = None
+        self._intake = Intake(intake_of(subscription.intake, self.tier), limits)
+        self._shelf = Shelf(self._open, self._intake, self._turns)
+        self._lanes = Lanes(self._turns, self._intake, self._shelf, blocked_keys)
         self._stalled_since_ms = -1.0
+        #: An acked call that started before this was slow.
+        self._slow_before_ms = float("-inf")
 
     # -- What happened -------------------------------------------------------------------------------
 
     def on_events(
-        self, events: Sequence[Event], now_ms: float, intended: Intended = _NOTHING_INTENDED
+        self, events: Sequence[Event], now_ms: float, intended: Mapping[int, Preset] = _NOTHING_INTENDED
     ) -> None:
-        """Events of this partition, ascending. `intended` has those that need no call, by offset."""
+        """Events of this partition, ascending. `intended` has what is known of some, by offset."""
         assert not self.closed
         self.tally.consumed += len(events)
-        ledger, opened, ready = self._ledger, self._open, self._ready
+        ledger, opened, add, join = self._ledger, self._open, self._turns.add, self._lanes.join
         ordering = self.subscription.ordering
         by_key, by_partition = ordering is Ordering.KEY, ordering is Ordering.PARTITION
         taken_events = taken_bytes = 0
@@ -144,38 +147,44 @@ class Engine:
             key = event.key if by_key else _PARTITION_LANE if by_partition else None
             delivery = opened[offset] = Delivery(event, self, None, size_bytes, State.QUEUED)
             if offset in intended:
-                delivery.preset = intended[offset]
-                delivery.has_preset = True
+                delivery.know(intended[offset])
             if key is None:
-                ready.append(delivery)
-            else:
-                lane = self._lanes.get(key)
-                if lane is None:
-                    lane = self._lanes[key] = Lane(key, delivery)
-                    if key in self._blocked_keys:
-                        lane.block()
-                    else:
-                        ready.append(delivery)
-                else:
-                    lane.append(delivery)
-                    if lane.blocked:
-                        delivery.to(State.PARKED)
-                delivery.lane = lane
+                add(delivery)
+            elif not join(key, delivery):
+                del opened[offset]
+                continue
             if delivery.state is State.PARKED:
-                self._intake.parked.take(1, size_bytes)
+                self._intake.admit_parked(1, size_bytes)
             else:
                 taken_events += 1
                 taken_bytes += size_bytes
         self._intake.admit(taken_events, taken_bytes)
+        if self.tier is not None:
+            for delivery in self._turns.take_arrived():
+                self._hold(delivery, now_ms)
         if settled:
-            self._commit_soon(now_ms)
+            self.due.settled(now_ms, more=bool(self._ledger))
+
+    def on_read_again(
+        self,
+        asked: Sequence[int],
+        events: Sequence[Event],
+        through: int,
+        now_ms: float,
+        intended: Mapping[int, Preset] = _NOTHING_INTENDED,
+    ) -> int:
+        """The answer to `read_again`, complete up to `through`. Returns how many the log has no more."""
+        self.progressed_ms = now_ms
+        return self._shelf.back(self, asked, events, through, intended)
 
     def on_outcomes(self, results: Iterable[tuple[Delivery, Outcome]], now_ms: float) -> None:
         """Attempts of this engine have ended. Those that are not out any more are refused and counted."""
         assert not self.closed
-        breaker = self.breaker
-        ended = acked = acked_bytes = 0
+        breaker, costly_out = self.breaker, self._turns.costly_out
+        told = self.followed is not None and self.tier is not None
+        ended = costly = acked = acked_bytes = retried = 0
         newest_start_ms = 0.0
+        self._slow_before_ms = now_ms - self.limits.slots.slow_ms
         set_aside = -len(self._outbox.to_write)
         for delivery, outcome in results:
             assert delivery.engine is self
@@ -183,43 +192,37 @@ class Engine:
                 self.tally.late_outcomes += 1
                 continue
             ended += 1
-            if outcome is ACKED and breaker.closed:
+            if costly_out and delivery in costly_out:
+                costly_out.discard(delivery)
+                costly += 1
+            if outcome is ACKED and breaker.closed and not told:
                 acked += 1
                 acked_bytes += delivery.size_bytes
+                if delivery.attempt > 1:
+                    retried += 1
                 if delivery.started_ms > newest_start_ms:
                     newest_start_ms = delivery.started_ms
-                self._end(delivery, State.ACKED)
+                self._end(delivery, State.ACKED, now_ms)
                 continue
             if acked:
                 # The breaker counts what comes in a row, so it must hear of it in order.
-                self._acked(acked, acked_bytes, newest_start_ms, now_ms)
-                acked = acked_bytes = 0
+                self._acked(acked, acked_bytes, newest_start_ms, retried, now_ms)
+                acked = acked_bytes = retried = 0
             self._judge(delivery, outcome, now_ms)
         if acked:
-            self._acked(acked, acked_bytes, newest_start_ms, now_ms)
+            self._acked(acked, acked_bytes, newest_start_ms, retried, now_ms)
         self._calling -= ended
         # A dead letter keeps its reservation until the broker has it: only then does it settle.
         set_aside += len(self._outbox.to_write)
         self._ledger.unreserve(ended - set_aside)
-        self.limits.slots.give(ended)
+        self.limits.slots.give(ended, costly)
         self.progressed_ms = now_ms
 
-    def on_late_outcomes(self, results: Iterable[tuple[Delivery, Outcome]]) -> list[bytes]:
-        """Attempts that were out when this engine was closed have ended, and settle nothing.
-
-        Their calls are free now. Returns the lanes that they blocked, for the engine that owns the
-        partition today, if this process has one.
-        """
+    def on_late_outcomes(self, results: Collection[tuple[Delivery, Outcome]]) -> list[bytes]:
+        """What was out at the close has ended, and settles nothing. Returns the lanes that are free now."""
         assert self.closed
-        freed: list[bytes] = []
-        for delivery, _ in results:
-            self.tally.late_outcomes += 1
-            if delivery in self._left_behind:
-                self._left_behind.discard(delivery)
-                self.limits.slots.give()
-                if delivery.lane is not None:
-                    freed.append(delivery.lane.key)
-        return freed
+        self.tally.late_outcomes += len(results)
+        return self._left_behind.ended(results, self.limits.slots, self._turns.costly_out)
 
     def on_produced(self, results: Iterable[tuple[Delivery, str | None]], now_ms: float) -> None:
         """Dead letters were acknowledged by the broker (None), or were not taken, and why."""
@@ -229,8 +232,7 @@ class Engine:
                 self.tally.late_outcomes += 1
                 continue
             if error is None:
-                self._outbox.acknowledged(delivery)
-                self._settle(delivery, State.DEAD_LETTERED, now_ms)
+                self._settle(delivery, self._outbox.acknowledged(delivery).end, now_ms)
                 self._ledger.unreserve()
             else:
                 self.tally.dead_letters_failed += 1
@@ -239,30 +241,27 @@ class Engine:
 
     def on_tick(self, now_ms: float) -> None:
         """Time has passed: what waited until now may be called again."""
-        waiting = self._waiting
-        while waiting and waiting[0][0] <= now_ms:
-            delivery = heapq.heappop(waiting)[2]
+        for delivery in self._waiting.due(now_ms):
             delivery.to(State.QUEUED)
             self._intake.unpark(delivery)
-            self._ready.append(delivery)
+            self._turns.add_again(delivery)
             self.progressed_ms = now_ms
         if self._outbox.on_tick(now_ms):
             self.progressed_ms = now_ms
 
     def unblock(self, key: bytes) -> None:
         """A call of an earlier assignment in this lane has ended."""
-        count = self._blocked_keys.pop(key, 0) - 1
-        if count > 0:
-            self._blocked_keys[key] = count
-        if count != 0:
-            # Another call is still out; or none was when this engine began, and the lane is its own.
-            return
-        lane = self._lanes.get(key)
-        if lane is not None:
-            # A lane of a blocked key has never had its head called.
-            assert lane.blocked
-            lane.blocked = False
-            self._ready.append(lane.head)
+        self._lanes.unblock(key)
+
+    def on_notes(self, notes: Iterable[Note], now_ms: float, *, all_told: bool) -> None:
+        """What is remembered of keys that are followed; with `all_told` nothing is missing any more."""
+        assert self.followed is not None
+        for note in notes:
+            if self.followed.told(note, now_ms):
+                self._suspects.clear(note.key)
+        if all_told and not self.followed.ready:
+            self.followed.start(now_ms)
+            self.progressed_ms = now_ms
 
     def drain(self) -> None:
         """Start nothing more; what is out comes back first."""
@@ -272,18 +271,14 @@ class Engine:
         """The partition is not ours any more. What is still open is released to its next owner."""
         if self.closed:
             return
-        self.closed = True
+        self._left_behind.take(self.in_flight(), self.breaker)
         for delivery in self._open.values():
-            if delivery.state is State.CALLING:
-                # Its call goes on without us, and keeps its slot and its lane until it has ended.
-                self._left_behind.add(delivery)
-                # Nobody will hear its answer; if it was the probe, the breaker would wait for it for ever.
-                self.breaker.abandoned(delivery, delivery.started_ms)
             delivery.to(State.RELEASED)
+        self.closed = True
         self._intake.clear()
-        self.tally.released += len(self._open)
+        self.tally.released += len(self._ledger)
         self._calling = 0
-        for kept in (self._open, self._ready, self._waiting, self._lanes, self._outbox):
+        for kept in (self._open, self._turns, self._waiting, self._lanes, self._shelf, self._outbox):
             kept.clear()
 
     # -- What to do about it ---------------------------------------------------------------------------
@@ -293,35 +288,43 @@ class Engine:
         actions = Actions()
         if self.closed:
             return actions
-        if self._ready and not self.draining:
+        if self._turns and self._may_start:
             self._start(actions, now_ms, calls_max)
         if self._outbox.to_write:
-            actions.dead_letters = self._outbox.take()
-        if self._commit_now or now_ms >= self._commit_due_ms:
-            last = self._last_commit
-            commit = self.commit()
-            if commit != last:
-                actions.commit = commit
+            actions.hops = self._outbox.take()
+        if self.due.now(now_ms):
+            last = self.due.last
+            actions.commit = commit if (commit := self.commit()) != last else None
+        if self._intake.parked.full and self.parked and not self._shelf.full:
+            self._forget_parked()
+        if self._shelf and not self.draining:
+            actions.read_again = self._shelf.ask(crowded=self._intake.crowded, lowest=self.committed)
         actions.flow = self._flow()
         return actions
 
     def commit(self) -> Commit:
         """What may be committed now. Taking it counts as asking for it."""
-        self._commit_due_ms = float("inf")
-        self._commit_now = False
-        self._last_commit = Commit(self._ledger.committed, self._ledger.metadata())
-        return self._last_commit
+        commit = Commit(self._ledger.committed, self._ledger.metadata())
+        self.due.asked(commit)
+        return commit
+
+    def commit_with(self, deliveries: Sequence[Delivery]) -> Commit:
+        """What to commit in one transaction with the hops of these, which are PRODUCING, between `due.hold`
+        and `due.let_go`. All that was asked for before is in it, and it is in all that comes after."""
+        assert self.due.held
+        then = self._ledger.supposing(delivery.offset for delivery in deliveries)
+        return Commit(then.committed, then.metadata())
 
     def next_deadline(self) -> float:
         """When to tick, in monotonic milliseconds; infinity for not at all."""
         if self.closed:
             return float("inf")
-        deadline_ms = min(self._commit_due_ms, self._outbox.again_ms)
-        if self._waiting:
-            deadline_ms = min(deadline_ms, self._waiting[0][0])
-        held_back = self.breaker.closed or self._outbox.refused or self._stalled_since_ms >= 0
-        if self.hungry and self.limits.slots.free and not held_back:
-            deadline_ms = min(deadline_ms, self.breaker.next_probe_ms)
+        deadline_ms = min(self.due.at_ms, self._outbox.again_ms, self._waiting.next_ms)
+        if self.hungry and not self._outbox.refused:
+            slots = self.limits.slots
+            deadline_ms = min(deadline_ms, slots.again_ms)
+            if slots.free and not self.breaker.closed and self._stalled_since_ms < 0:
+                deadline_ms = min(deadline_ms, self.breaker.next_probe_ms)
         return deadline_ms
 
     # -- What it looks like from outside ---------------------------------------------------------------
@@ -348,18 +351,43 @@ class Engine:
         return self._intake.parked.events - len(self._waiting)
 
     @property
+    def shelved(self) -> int:
+        return self._shelf.count
+
+    @property
     def queued(self) -> int:
         return self._intake.active.events - self._calling - self.producing
 
     @property
     def hungry(self) -> bool:
         """It would start calls if it were given any."""
-        return bool(self._ready) and not self.draining and not self.closed
+        if self.closed or not self._turns or not self._may_start:
+            return False
+        return self._turns.fresh or self.limits.slots.costly_idle_share > 0 or not self.breaker.closed
+
+    @property
+    def held_back(self) -> bool:
+        """It has costly deliveries, and others have taken the calls that there are for such."""
+        return bool(self._turns) and not self.hungry and self._may_start and not self.closed
+
+    @property
+    def has_fresh(self) -> bool:
+        """It wants calls that are not costly."""
+        return self._turns.fresh and self._may_start
+
+    @property
+    def _may_start(self) -> bool:
+        return not self.draining and (self.followed is None or self.followed.ready)
 
     @property
     def untried(self) -> Delivery | None:
-        """An event to probe with: one that may be called and never was. What has failed may be at fault."""
-        return next((each for each in self._ready if each.attempt == 0 and not each.has_preset), None)
+        """An event to probe with; see `Turns`."""
+        return self._turns.untried
+
+    @property
+    def rests(self) -> bool:
+        """It is paused by what waits in it, whatever room others leave."""
+        return self.paused and not self._intake.parked.half_free
 
     @property
     def drained(self) -> bool:
@@ -381,7 +409,7 @@ class Engine:
 
     @property
     def lowest(self) -> Delivery | None:
-        """The delivery that holds the committed offset back."""
+        """The delivery that holds the committed offset back; None if it is shelved, or none does."""
         return self._open.get(self._ledger.committed)
 
     def in_flight(self) -> list[Delivery]:
@@ -392,209 +420,178 @@ class Engine:
 
     def overdue_ms(self, now_ms: float) -> float:
         """How long ago something should have moved at the latest, and has not; 0 when all is well."""
-        if not self._open:
+        if not self._ledger:
             return 0.0
-        due_ms = self.progressed_ms
-        if self._calling:
-            due_ms += self.subscription.timeout_ms
+        due_ms = max(self.progressed_ms, self.limits.slots.rate_due_ms)
+        if self._calling or self._shelf.asked:
+            due_ms += self.subscription.timeout_ms if self._calling else READ_AGAIN_MS
         elif self._outbox.resting:
             due_ms = max(due_ms, self._outbox.again_ms)
-        elif self._ready and not self.breaker.closed:
+        elif self._turns and not self.breaker.closed:
             due_ms = max(due_ms, self.breaker.next_probe_ms)
-        elif self._waiting and (not self._ready or self._stalled_since_ms >= 0):
-            due_ms = max(due_ms, self._waiting[0][0])
+        elif self._waiting and (not self._turns or self._stalled_since_ms >= 0):
+            due_ms = max(due_ms, self._waiting.next_ms)
         return max(0.0, now_ms - due_ms)
 
     def deliveries(self) -> Iterable[Delivery]:
-        """All that are open, in the order they came."""
+        """All that are open and in memory; those that were read again last."""
         return self._open.values()
 
     # -- Inside ----------------------------------------------------------------------------------------
 
-    def _read_map(self, committed: int, metadata: str | None, log_end: int) -> AckMap:
-        try:
-            return ackmap.decode(committed, metadata or "", log_end)
-        except AckMapError as error:
-            # Whatever it said, its events are delivered again: a repeat, never a loss.
-            self.map_refused = str(error)
-            self.tally.maps_refused += 1
-            return ackmap.EMPTY
-
     def _start(self, actions: Actions, now_ms: float, calls_max: int) -> None:
-        """Move what may be called from `_ready` into `actions`."""
-        ready, ledger, slots, breaker = self._ready, self._ledger, self.limits.slots, self.breaker
+        """Move what may be called from `_turns` into `actions`."""
+        turns, slots, breaker, followed = self._turns, self.limits.slots, self.breaker, self.followed
         room = 0 if self._outbox.refused else min(calls_max, slots.free)
         if not breaker.closed:
             room = min(room, 1 if breaker.may_probe(now_ms) else 0)
-            if room and (untried := self.untried) is not None:
-                ready.remove(untried)
-                ready.appendleft(untried)
+            if room and (untried := turns.untried) is not None:
+                turns.overtake(untried)
+            share = idle_share = room
+        else:
+            share, idle_share = slots.costly_share, slots.costly_idle_share
         calls = actions.calls
-        stalled = False
-        while ready and len(calls) < room:
-            delivery = ready[0]
-            if not ledger.reserve(delivery.event.offset):
-                stalled = True
-                lowest = self.lowest
-                # The lowest open offset always has room: if only its turn is missing, it overtakes.
-                if lowest is None or lowest.state is not State.QUEUED or lowest not in ready:
-                    break
-                ready.remove(lowest)
-                ready.appendleft(lowest)
-                continue
-            ready.popleft()
-            if delivery.has_preset:
-                if delivery.preset is None:
-                    self._settle(delivery, State.FILTERED, now_ms)
-                    ledger.unreserve()
-                else:
-                    self._set_aside(delivery, delivery.preset)
-                continue
-            delivery.to(State.CALLING)
-            delivery.attempt += 1
-            delivery.started_ms = now_ms
-            if delivery.first_attempted_ms < 0:
-                delivery.first_attempted_ms = now_ms
-                delivery.open_before_ms = breaker.open_ms(now_ms)
-            calls.append(delivery)
+        open_ms = breaker.open_ms(now_ms)
+        costly = len(turns.costly_out)
+        more = True
+        while more:
+            more = False
+            for delivery in turns.take(room - len(calls), share, idle_share, self._ledger, self.lowest):
+                if delivery.has_preset:
+                    # Its end frees its lane and maybe some of the ack map: another may take its turn.
+                    more = True
+                    self._without_call(delivery, now_ms)
+                    continue
+                if followed is not None and (hop := followed.after(delivery, self._next_tier, now_ms)):
+                    more = True
+                    turns.costly_out.discard(delivery)
+                    self._write(hop)
+                    continue
+                delivery.to(State.CALLING)
+                delivery.attempt += 1
+                delivery.started_ms = now_ms
+                if delivery.attempt == 1:
+                    delivery.first_attempted_ms = now_ms
+                    delivery.open_before_ms = open_ms
+                calls.append(delivery)
         if calls:
-            slots.take(len(calls))
+            slots.take(len(calls), len(turns.costly_out) - costly)
             self._calling += len(calls)
             self.tally.attempts += len(calls)
             self.progressed_ms = now_ms
             if not breaker.closed:
-                breaker.probing(calls[0])
+                breaker.probing(calls[0], untried=calls[0].attempt == 1)
                 self.probed_ms = now_ms
         if self._stalled_since_ms >= 0:
             self.tally.ledger_stalled_ms += now_ms - self._stalled_since_ms
-        self._stalled_since_ms = now_ms if stalled else -1.0
+        self._stalled_since_ms = now_ms if turns.stalled else -1.0
+
+    def _without_call(self, delivery: Delivery, now_ms: float) -> None:
+        """What comes next was known before any call."""
+        preset = delivery.preset
+        if preset is None or preset is GONE:
+            self._settle(delivery, State.LOST if preset else State.FILTERED, now_ms)
+        elif isinstance(preset, Outcome):
+            self._set_aside(delivery, preset, now_ms)
+        else:
+            self._hold(delivery, now_ms)
+        self._ledger.unreserve(int(delivery.state is not State.PRODUCING))
+
+    def _hold(self, delivery: Delivery, now_ms: float) -> None:
+        """It was moved here, and waits until it is due."""
+        assert isinstance(delivery.preset, Arrival)
+        delivery.has_preset = False
+        if delivery.preset.due_ms > now_ms:
+            self._wait(delivery, delivery.preset.due_ms)
+        else:
+            self._turns.add_again(delivery)
+
+    def _forget_parked(self) -> None:
+        """The account of what waits is full: who only follows is kept by offset, if others can go on then."""
+        if self.subscription.ordering is Ordering.KEY and self.tier is None:
+            self._shelf.forget([*(each.lane for each in self._waiting), *self._lanes.left_blocked()])
 
     def _judge(self, delivery: Delivery, outcome: Outcome, now_ms: float) -> None:
-        """Decide what an outcome that is no plain ack means, for the target and for the event."""
-        breaker = self.breaker
-        disposition = disposition_of(outcome, self._table)
-        counts = self.tally.outcomes
-        counts[outcome.status] = counts.get(outcome.status, 0) + 1
-        # Judged before the breaker hears of it: what matters is what *other* calls did meanwhile.
-        well_in_between = 0 <= delivery.last_failed_ms < breaker.newest_good_start_ms
-        well_lately = breaker.well_lately(now_ms)
-        if outcome.cancelled or outcome.local:
-            breaker.abandoned(delivery, now_ms)
-        elif disposition is Disposition.UNWELL:
-            breaker.unwell(delivery, now_ms)
-        elif disposition is Disposition.MISWIRED:
-            breaker.miswired(delivery, now_ms)
-        else:
-            breaker.good(1, delivery.started_ms, now_ms, delivery)
-        history = History(
-            attempt=delivery.attempt,
-            burned=delivery.burned,
-            unburned=delivery.unburned,
-            attempts_max=1 if delivery.event.key in self._suspects else self.subscription.retry.attempts,
-            age_ms=now_ms - delivery.first_attempted_ms - (breaker.open_ms(now_ms) - delivery.open_before_ms),
-            well_in_between=well_in_between,
-            well_lately=well_lately,
-        )
-        decision = decide(self.subscription.retry, disposition, outcome, history, self._jitter)
-        delivery.burned += decision.burn
-        delivery.unburned = decision.unburned
-        if decision.exhausted:
-            self._suspects.add(delivery.event.key)
+        """Carry out what an outcome that is no plain ack means."""
+        decision = self._judging.judge(delivery, outcome, now_ms)
         match decision.do:
-            case Do.ACK:
-                self._settle(delivery, State.ACKED, now_ms)
-            case Do.DROP:
-                self._settle(delivery, State.DROPPED, now_ms)
-            case Do.DEAD_LETTER:
-                delivery.failed(outcome, now_ms)
-                self._set_aside(delivery, outcome)
+            case Do.ACK | Do.DROP:
+                end = State.ACKED if decision.do is Do.ACK else State.DROPPED
+                if self.followed is not None and self.followed.tells(delivery):
+                    self._write(Hop(delivery, outcome, told=end))
+                else:
+                    self._settle(delivery, end, now_ms)
+            case Do.DEAD_LETTER | Do.MOVE:
+                self._set_aside(
+                    delivery, outcome, now_ms, self._next_tier if decision.do is Do.MOVE else None
+                )
             case Do.WAIT:
-                delivery.failed(outcome, now_ms)
+                self.tally.retries += 1
                 self._wait(delivery, now_ms + decision.after_ms)
             case Do.AGAIN:
                 delivery.to(State.QUEUED)
-                self._ready.appendleft(delivery)
+                self._turns.add_first(delivery)
 
     def _wait(self, delivery: Delivery, due_ms: float) -> None:
         delivery.to(State.WAITING)
-        self.tally.retries += 1
         self._intake.park(delivery)
-        self._sequence += 1
-        heapq.heappush(self._waiting, (due_ms, self._sequence, delivery))
+        self._waiting.add(delivery, due_ms)
         if delivery.lane is not None:
-            for follower in delivery.lane.block():
-                follower.to(State.PARKED)
-                self._intake.park(follower)
+            self._lanes.block(delivery.lane)
 
-    def _set_aside(self, delivery: Delivery, outcome: Outcome) -> None:
-        delivery.to(State.PRODUCING)
-        self._outbox.add(DeadLetter(delivery, outcome))
+    def _set_aside(
+        self, delivery: Delivery, outcome: Outcome, now_ms: float, tier: Tier | None = None
+    ) -> None:
+        if self.followed is None or self.followed.leave(delivery, tier, now_ms):
+            self._write(Hop(delivery, outcome, tier))
+        else:
+            self._wait(delivery, now_ms + AGAIN_MS)
 
-    def _acked(self, count: int, size_bytes: int, newest_start_ms: float, now_ms: float) -> None:
+    def _write(self, hop: Hop) -> None:
+        hop.delivery.to(State.PRODUCING)
+        self._outbox.add(hop)
+
+    def _acked(
+        self, count: int, size_bytes: int, newest_start_ms: float, retried: int, now_ms: float
+    ) -> None:
         """So many deliveries in a row were taken by the target: the common case, counted at once."""
-        tally = self.tally
-        tally.acked += count
-        tally.outcomes[Status.OK] = tally.outcomes.get(Status.OK, 0) + count
+        self.tally.acked += count
+        self.tally.answered(Status.OK, count)
         self._intake.leave(count, size_bytes)
-        self.breaker.good(count, newest_start_ms, now_ms)
-        self._commit_soon(now_ms)
+        self.breaker.good(count, newest_start_ms, now_ms, retried=retried)
+        self.limits.slots.took(now_ms - newest_start_ms)
+        self.due.settled(now_ms, more=bool(self._ledger))
 
     def _settle(self, delivery: Delivery, end: State, now_ms: float) -> None:
-        """One delivery has reached one of the five ends, and what ended it is durable."""
-        self._end(delivery, end)
+        """One delivery has reached one of the ends, and what ended it is durable."""
+        self._end(delivery, end, now_ms)
         self._intake.leave(1, delivery.size_bytes)
-        tally = self.tally
-        match end:
-            case State.ACKED:
-                tally.acked += 1
-            case State.DROPPED:
-                tally.dropped += 1
-            case State.FILTERED:
-                tally.filtered += 1
-            case _:
-                assert end is State.DEAD_LETTERED
-                tally.dead_lettered += 1
+        self.tally.settle(end)
         self.progressed_ms = now_ms
-        self._commit_soon(now_ms)
+        self.due.settled(now_ms, more=bool(self._ledger))
 
-    def _end(self, delivery: Delivery, end: State) -> None:
+    def _end(self, delivery: Delivery, end: State, now_ms: float) -> None:
         """The delivery leaves the ledger and its lane; the next one of the lane takes its place."""
         delivery.to(end)
-        event = delivery.event
-        offset = event.offset
+        offset = delivery.offset
         self._ledger.settle(offset)
         del self._open[offset]
         if end is State.ACKED and self._suspects:
-            self._suspects.clear(event.key)
-        lane = delivery.lane
-        if lane is None:
-            return
-        head = lane.advance()
-        if head is None:
-            del self._lanes[lane.key]
-            return
-        if head.state is State.PARKED:
-            head.to(State.QUEUED)
-            self._intake.unpark(head)
-        self._ready.append(head)
-
-    def _commit_soon(self, now_ms: float) -> None:
-        if self._commit_due_ms == float("inf"):
-            self._commit_due_ms = now_ms + COMMIT_DELAY_MS
-        # Nothing is open: nothing will join this commit, so it need not wait.
-        self._commit_now = not self._open
+            self._suspects.clear(delivery.event.key)
+        if (lane := delivery.lane) is not None:
+            # The lane may still name it as its head: they would keep each other until the collector comes.
+            delivery.lane = None
+            self._lanes.advance(lane, delivery, self._slow_before_ms, now_ms)
 
     def _flow(self) -> Flow | None:
-        """Pause at a bound, resume at half of it; pause too while nothing could be done with more.
-
-        While the breaker is open, more is of use until there is an untried event: else it may stay open.
-        """
+        """Pause at a bound, resume at half of it; pause too while nothing could be done with more."""
+        # An open breaker has a use for more until there is an untried event: else it may stay open.
         blocked = self.draining or self._outbox.refused or (not self.breaker.closed and self.untried)
         if not self.paused:
-            if blocked or self._intake.full:
+            if blocked or self._intake.full or self._shelf.full:
                 self.paused = True
                 return Flow.PAUSE
-        elif not blocked and self._intake.half_free:
+        elif not blocked and self._intake.half_free and self._shelf.half_free:
             self.paused = False
             return Flow.RESUME
         return None

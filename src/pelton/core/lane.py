@@ -17,7 +17,17 @@ __all__ = ["Lane"]
 class Lane:
     """One key's FIFO. Most lanes hold a single event, so followers get a queue only when they come."""
 
-    __slots__ = ("_followers", "_parked", "blocked", "head", "key")
+    __slots__ = (
+        "_followers",
+        "_parked",
+        "blocked",
+        "costly",
+        "head",
+        "hollow",
+        "key",
+        "tail",
+        "used_ms",
+    )
 
     def __init__(self, key: bytes, head: Delivery) -> None:
         self.key = key
@@ -27,6 +37,13 @@ class Lane:
         self._parked = 0
         #: The head has failed or may not start: who follows it is parked, outside the intake limits.
         self.blocked = False
+        #: Its last call failed, or took far longer than usual; and the time it has used so (`turns.py`).
+        self.costly = False
+        self.used_ms = 0.0
+        #: Offsets behind the followers, whose events are read again when it comes to them (`shelf.py`).
+        self.tail: deque[int] | None = None
+        #: The head is settled, and who takes its place is in the tail.
+        self.hollow = False
 
     def __len__(self) -> int:
         return 1 + (len(self._followers) if self._followers else 0)
@@ -34,6 +51,11 @@ class Lane:
     def __iter__(self) -> Iterator[Delivery]:
         yield self.head
         yield from self._followers or ()
+
+    @property
+    def last(self) -> Delivery:
+        """The one in memory behind which none stands."""
+        return self._followers[-1] if self._followers else self.head
 
     def append(self, delivery: Delivery) -> None:
         if self._followers is None:
@@ -53,11 +75,42 @@ class Lane:
         return newly
 
     def advance(self) -> Delivery | None:
-        """The head is settled: the next one takes its place. None says that the lane is empty."""
+        """The head is settled: the next one takes its place. None says that the lane is empty, or hollow."""
         self.blocked = False
         if not self._followers:
+            self.hollow = bool(self.tail)
             return None
         self.head = self._followers.popleft()
         if self._parked:
             self._parked -= 1
         return self.head
+
+    def shelve(self, offset: int) -> None:
+        """One more, behind all others, by its offset alone."""
+        if self.tail is None:
+            self.tail = deque()
+        self.tail.append(offset)
+
+    def forget(self) -> list[Delivery]:
+        """All followers, who go to the front of the tail."""
+        followers = list(self._followers or ())
+        if followers:
+            if self.tail is None:
+                self.tail = deque()
+            self.tail.extendleft(follower.offset for follower in reversed(followers))
+            self._followers = None
+            self._parked = 0
+        return followers
+
+    def come_back(self, delivery: Delivery) -> bool:
+        """The first one of the tail is here again. True if it is the head now."""
+        if not self.hollow:
+            self.append(delivery)
+            return False
+        self.head, self.hollow = delivery, False
+        return True
+
+    def clear(self) -> None:
+        """Nobody is kept in memory by it any more. Of a delivery that is still out it tells the key."""
+        del self.head
+        self._followers = self.tail = None

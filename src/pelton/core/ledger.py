@@ -16,12 +16,17 @@ its end only shrinks the map. So there is no deadlock, only a stall behind a hea
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+from copy import copy
+from itertools import islice
 
 from pelton.core import ackmap
 from pelton.core.ackmap import AckMap, Range
 
 __all__ = ["Ledger"]
+
+_ZERO = ord("0")
 
 
 class Ledger:
@@ -81,11 +86,23 @@ class Ledger:
 
     def settle(self, offset: int) -> None:
         """The event at `offset` has reached its end, durably."""
-        at = bisect_left(self._open, offset)
-        assert self._open[at : at + 1] == [offset], f"offset {offset} is not open"
-        del self._open[at]
+        opened = self._open
+        at = bisect_left(opened, offset)
+        assert at < len(opened) and opened[at] == offset, f"offset {offset} is not open"  # noqa: PT018 - one question
+        del opened[at]
         del self._ordinals[at]
         self._settled_since_measured += 1
+
+    def supposing(self, settled: Iterable[int]) -> Ledger:
+        """A copy in which these are settled, too: what could be committed then. This one does not change.
+
+        Its map fits if each of them holds a reservation.
+        """
+        then = copy(self)
+        then._open, then._ordinals = list(self._open), list(self._ordinals)
+        for offset in settled:
+            then.settle(offset)
+        return then
 
     def reserve(self, offset: int) -> bool:
         """Make sure that the map still fits if `offset` settles; False means: do not start it now.
@@ -139,10 +156,24 @@ class Ledger:
                     ranges.append((start, end))
         return ranges
 
+    def _settled_bits(self, span: int) -> int:
+        """The same of the first `span` offsets, one bit each: whatever is not open, holes included."""
+        opened = self._open
+        highest = opened[0] + span - 1
+        digits = bytearray(b"1") * span
+        for offset in islice(opened, bisect_right(opened, highest)):
+            digits[highest - offset] = _ZERO
+        return int(digits, 2) if digits else 0
+
     def metadata(self) -> str:
         """The ack map to commit beside `committed`."""
         if not self._open and self._carried_end <= self.next_offset:
             return ""
+        if self._carried_end <= self.next_offset:
+            # Nearly always: the window is as wide as what is open in memory, and nothing carried is in it.
+            span = min(self._top, self.next_offset) - self._open[0]
+            if span <= ackmap.BITSET_OFFSETS_MAX:
+                return ackmap.encode_bits(self._open[0], self._settled_bits(span))
         ranges = self.settled_ranges()
         if self.committed < self._carried_end:
             # What was read back fitted, but compaction has taken some of it since, and its runs may have

@@ -1,12 +1,12 @@
-"""Dead letters of one partition on their way to the broker: to be written, out, or refused and waiting.
+"""Hops of one partition on their way to the broker: to be written, out, or refused and waiting.
 
-While any is refused the engine starts nothing more: a dead-letter topic that cannot be written is mended by
+While any is refused the engine starts nothing more: a topic of ours that cannot be written is mended by
 somebody, and until then every further failure would only join the queue.
 """
 
 from __future__ import annotations
 
-from pelton.core.actions import DeadLetter
+from pelton.core.actions import Hop
 from pelton.core.delivery import Delivery
 
 __all__ = ["RETRY_FIRST_MS", "RETRY_MAX_MS", "Outbox"]
@@ -17,17 +17,17 @@ RETRY_MAX_MS = 30_000.0
 
 
 class Outbox:
-    """Holds each dead letter until the broker has acknowledged it. Bounded by the engine's open events."""
+    """Holds each hop until the broker has acknowledged it. Bounded by the engine's open events."""
 
     __slots__ = ("_again", "_out", "_wait_ms", "again_ms", "refused", "to_write")
 
     def __init__(self) -> None:
         #: Not handed out yet.
-        self.to_write: list[DeadLetter] = []
-        self._out: dict[Delivery, DeadLetter] = {}
+        self.to_write: list[Hop] = []
+        self._out: dict[Delivery, Hop] = {}
         #: Refused by the broker, to be written again at `again_ms`.
-        self._again: list[DeadLetter] = []
-        #: Whose dead letters the broker has refused, from then until it takes them.
+        self._again: list[Hop] = []
+        #: Whose hops the broker has refused, from then until it takes them.
         self.refused: set[Delivery] = set()
         self.again_ms = float("inf")
         self._wait_ms = RETRY_FIRST_MS
@@ -45,20 +45,20 @@ class Outbox:
         """Something waits to be written again."""
         return bool(self._again)
 
-    def add(self, dead_letter: DeadLetter) -> None:
-        self.to_write.append(dead_letter)
+    def add(self, hop: Hop) -> None:
+        self.to_write.append(hop)
 
-    def take(self) -> list[DeadLetter]:
+    def take(self) -> list[Hop]:
         """What is to be written now; each comes back through `acknowledged` or `not_taken`."""
         taken, self.to_write = self.to_write, []
-        for dead_letter in taken:
-            self._out[dead_letter.delivery] = dead_letter
+        for hop in taken:
+            self._out[hop.delivery] = hop
         return taken
 
-    def acknowledged(self, delivery: Delivery) -> None:
-        del self._out[delivery]
+    def acknowledged(self, delivery: Delivery) -> Hop:
         self.refused.discard(delivery)
         self._wait_ms = RETRY_FIRST_MS
+        return self._out.pop(delivery)
 
     def not_taken(self, delivery: Delivery, now_ms: float) -> None:
         self._again.append(self._out.pop(delivery))

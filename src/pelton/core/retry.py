@@ -37,6 +37,8 @@ class Do(Enum):
     WAIT = "wait"
     #: It is set aside.
     DEAD_LETTER = "dead_letter"
+    #: It goes to the next retry tier, and is tried again there.
+    MOVE = "move"
     #: The attempt did not count: call again as soon as it may.
     AGAIN = "again"
 
@@ -47,11 +49,15 @@ class Decision:
 
     do: Do
     after_ms: float = 0.0
-    #: Attempts to burn, and how many failures stay unburned for now.
-    burn: int = 0
+    #: Attempts to burn (below 0: to give back), and how many failures stay unburned for now.
+    burn: float = 0.0
     unburned: int = 0
+    #: What of it was burned for this failure, and may turn out to be the target's fault.
+    doubtful: float = 0.0
     #: The event ran out of attempts: its key is suspect from now on.
     exhausted: bool = False
+    #: It uses up a right of the target's dead-letter budget.
+    spends: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +66,28 @@ class History:
 
     #: Attempts made, this one included.
     attempt: int
-    burned: int
+    burned: float
     unburned: int
+    #: What was burned for the previous failure, which may have been an outage's after all.
+    doubtful: float
     #: Attempts allowed: the policy's, or 1 for a suspect key.
     attempts_max: int
     #: Since the first attempt, time with the breaker open left out.
     age_ms: float
     #: Another event's call that started after this one's previous failure succeeded.
     well_in_between: bool
-    #: The target succeeded with anything lately.
-    well_lately: bool
+    #: The previous failure belongs to an outage that is confirmed by now.
+    was_outage: bool
+    #: How much a failure of the unwell kind says against the event (`budget.py`): of an attempt, 0 to 1.
+    weight: float
+    #: The target's dead-letter budget allows one more after a failure of the unwell kind.
+    has_right: bool
+    #: There is a retry tier that it has not been in.
+    may_move: bool = False
+
+
+#: Weights are sums of fractions: without this the last one may lack a digit.
+_TOLERANCE = 1e-9
 
 
 def decide(
@@ -79,35 +97,43 @@ def decide(
 
     An outage burns no attempts, an event that hangs or kills its target burns one each time. The two look
     alike at the first failure, so it stays unburned; if the next failure comes although another event was
-    called and taken in between, the target was well and both are burned.
+    called and taken in between, both are burned, by as much as they weigh. A failure that turns out to have
+    been an outage's is given back. A target that has just become miswired refuses everything long before the
+    breaker has seen enough of it: the same holds for it.
+
+    An event that was exhausted by such failures also needs a right of the target's dead-letter budget, and
+    waits while there is none; `give_up_after` is the user's own bound, and needs none.
     """
     if outcome.cancelled:
-        return Decision(Do.AGAIN, unburned=history.unburned)
+        return Decision(Do.AGAIN, unburned=history.unburned, doubtful=history.doubtful)
     if disposition is Disposition.ACK:
         return Decision(Do.ACK)
     if disposition is Disposition.DROP:
         return Decision(Do.DROP)
     if disposition is Disposition.DEAD_LETTER:
         return Decision(Do.DEAD_LETTER)
-    if disposition is Disposition.UNWELL:
-        if history.well_in_between:
-            burn, unburned = 1 + history.unburned, 0
+    burn, unburned, doubtful = 1.0, 0, 0.0
+    unanswered = disposition in (Disposition.UNWELL, Disposition.MISWIRED)
+    if unanswered:
+        if history.was_outage:
+            burn, unburned = -history.doubtful, 1
+        elif history.well_in_between:
+            burn, doubtful = history.weight * (1 + history.unburned), history.weight
         else:
-            burn, unburned = 0, 1
-    elif disposition is Disposition.MISWIRED and not history.well_lately:
-        burn, unburned = 0, history.unburned
-    else:
-        burn, unburned = 1, 0
+            burn, unburned = 0.0, 1
     if outcome.final:
         # Burned now, so that it does not count again with the next failure if the event is held.
-        burn, unburned = max(burn, 1), 0
-    used_up = burn > 0 and (outcome.final or history.burned + burn >= history.attempts_max)
-    exhausted = used_up or history.age_ms >= policy.give_up_after_ms
+        burn, unburned, doubtful = max(burn, 1.0), 0, 0.0
+    used_up = burn > 0.0 and (outcome.final or history.burned + burn >= history.attempts_max - _TOLERANCE)
+    too_old = history.age_ms >= policy.give_up_after_ms
+    if used_up and history.may_move and not too_old and not outcome.final:
+        return Decision(Do.MOVE, burn=burn, exhausted=True)
+    needs_right = unanswered and not outcome.final and not too_old
+    exhausted = too_old or (used_up and (history.has_right or not needs_right))
     if exhausted and policy.on_exhausted is OnExhausted.DEAD_LETTER:
-        return Decision(Do.DEAD_LETTER, burn=burn, exhausted=True)
-    return Decision(
-        Do.WAIT, _wait_ms(policy, outcome, history, burned=burn > 0, jitter=jitter), burn, unburned
-    )
+        return Decision(Do.DEAD_LETTER, burn=burn, exhausted=True, spends=needs_right)
+    wait_ms = _wait_ms(policy, outcome, history, burned=burn > 0.0, jitter=jitter)
+    return Decision(Do.WAIT, wait_ms, burn, unburned, doubtful)
 
 
 def _wait_ms(
