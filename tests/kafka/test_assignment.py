@@ -63,6 +63,18 @@ def test_a_partition_that_comes_back_starts_from_nothing() -> None:
     assert assignment.remove([A]) == []  # the listener has not been told of it
 
 
+def test_a_tier_that_stands_still_is_not_waited_for() -> None:
+    assignment = Assignment({A.topic})
+    assignment.add([A])
+    held = held_of(assignment, A)
+    held.announced = True
+    assert assignment.waiting, "its start is to be found"
+    held.paused = True
+    assert not assignment.waiting
+    held.paused = False
+    assert assignment.waiting
+
+
 def test_who_is_due() -> None:
     assignment = flowing(A, B)
     assert not assignment.waiting

@@ -13,16 +13,13 @@ from confluent_kafka import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pelton.core.actions import DeadLetter
-from pelton.core.delivery import Delivery, State
-from pelton.core.outcome import Outcome, Status
 from pelton.event import Attributes, Event
 from pelton.kafka.cloudevents import (
     STRUCTURED_BYTES_MAX,
     STRUCTURED_DEPTH_MAX,
     binary_headers,
 )
-from pelton.kafka.records import REASON_BYTES_MAX, Record, RecordStatistics, dead_letter_of, event_of
+from pelton.kafka.records import Record, RecordStatistics, event_of
 
 STRUCTURED = [("content-type", b"application/cloudevents+json; charset=UTF-8")]
 REQUIRED = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
@@ -229,7 +226,7 @@ def test_deep_enough_is_decoded_and_brackets_in_text_do_not_count() -> None:
 
 @pytest.mark.parametrize("kind", [b"application/cloudevents-batch+json", b"application/cloudevents+avro"])
 def test_other_formats_are_a_flaw(kind: bytes) -> None:
-    assert kind.decode() in (event(structured(), [("content-type", kind)]).flaw or "")
+    assert "format is not understood" in (event(structured(), [("content-type", kind)]).flaw or "")
 
 
 HEADER_NAMES = st.sampled_from(["ce_specversion", "ce_id", "content-type", "x"])
@@ -296,64 +293,3 @@ def test_structured_events_of_the_other_implementation(data: Any, subject: str) 
         assert got.value == b""
     else:
         assert json.loads(got.value or b"") == data
-
-
-def dead_letter(source: Event, message: str = "no", attempt: int = 3) -> DeadLetter:
-    delivery = Delivery(source, cast(Any, None), None, 0, State.PRODUCING)
-    delivery.attempt = attempt
-    return DeadLetter(delivery, Outcome(Status.INVALID_ARGUMENT, message))
-
-
-def letter_of(letter: DeadLetter, first: float | None = 1_000.0) -> Any:
-    return dead_letter_of(
-        letter, "dlq.s", subscription="s", first_attempted_wall_ms=first, failed_wall_ms=2_000.5
-    )
-
-
-def test_a_dead_letter_keeps_the_records_own_bytes() -> None:
-    value = structured(data={"a": 1})
-    source = event(value, [*STRUCTURED, ("a", None), ("a", b""), ("pelton-status", b"OK")], key=b"")
-    out = letter_of(dead_letter(source))
-    assert (out.topic, out.partition, out.key, out.value, out.timestamp_ms) == ("dlq.s", 0, b"", value, 1234)
-    assert out.headers[:3] == (*STRUCTURED, ("a", None), ("a", b""))
-    assert dict(out.headers[3:]) == {
-        "pelton-origin-topic": b"t",
-        "pelton-origin-partition": b"0",
-        "pelton-origin-offset": b"0",
-        "pelton-origin-timestamp": b"1234",
-        "pelton-subscription": b"s",
-        "pelton-delivery-id": b"s/t/0/0",
-        "pelton-attempts": b"3",
-        "pelton-first-failed-at": b"1970-01-01T00:00:01.000Z",
-        "pelton-last-failed-at": b"1970-01-01T00:00:02.000Z",
-        "pelton-status": b"INVALID_ARGUMENT",
-        "pelton-reason": b"no",
-    }
-
-
-def test_a_dead_letter_of_our_own_topic_says_its_own_origin_once() -> None:
-    source = event(headers=[("pelton-status", b"OK")], own=("t",))
-    names = [name for name, _ in letter_of(dead_letter(source)).headers]
-    assert names.count("pelton-status") == 1
-
-
-def test_a_dead_letter_without_attempt_or_timestamp() -> None:
-    out = letter_of(dead_letter(event(None, timestamp=(0, 0)), attempt=0), None)
-    assert out.timestamp_ms is None
-    assert out.value is None
-    headers = dict(out.headers)
-    assert headers["pelton-first-failed-at"] == headers["pelton-last-failed-at"]
-    assert headers["pelton-origin-timestamp"] == b"-1"
-
-
-@given(st.text() | st.text("ü€😀\x1b\n", min_size=300, max_size=900))
-def test_a_reason_is_one_short_line_of_text(message: str) -> None:
-    reason = dict(letter_of(dead_letter(event(), message)).headers)["pelton-reason"]
-    text = reason.decode()
-    assert len(reason) <= REASON_BYTES_MAX
-    assert not any(ord(character) < 32 or ord(character) == 127 for character in text)
-
-
-def test_a_reason_survives_lone_surrogates() -> None:
-    out = letter_of(dead_letter(event(), "a\ud800b\x1b[31m\r\nc"))
-    assert dict(out.headers)["pelton-reason"] == b"a?b [31m c"

@@ -9,6 +9,7 @@ import pytest
 
 from pelton.errors import ConfigError
 from pelton.kafka.settings import (
+    HOP_BYTES_MAX,
     admin_settings,
     consumer_settings,
     is_incremental,
@@ -16,6 +17,7 @@ from pelton.kafka.settings import (
     reader_settings,
     setting_problems,
     takes_slot,
+    transaction_settings,
 )
 
 BASE: dict[str, Any] = {"bootstrap.servers": "localhost:9092"}
@@ -48,6 +50,12 @@ def test_the_newer_protocol_has_none_of_the_classic_ones() -> None:
     assert not {"group.instance.id", "session.timeout.ms", "heartbeat.interval.ms"} & set(got)
     assert "partition.assignment.strategy" not in got
     assert not takes_slot({"group.protocol": "consumer"})
+
+
+def test_what_the_source_took_fits_into_a_transaction() -> None:
+    assert transaction_settings(BASE, transactional_id="g/h-0")["message.max.bytes"] == HOP_BYTES_MAX
+    chosen = transaction_settings({**BASE, "message.max.bytes": 5_000_000}, transactional_id="g/h-0")
+    assert chosen["message.max.bytes"] == 5_000_000
 
 
 def test_who_takes_a_slot_and_who_moves_single_partitions() -> None:

@@ -17,10 +17,12 @@ class Held:
     """One partition of the assignment."""
 
     __slots__ = (
+        "anew",
         "announced",
         "committed",
         "events",
         "flowing",
+        "heard",
         "lost_wanted",
         "next_offset",
         "partition",
@@ -28,12 +30,23 @@ class Held:
         "released",
         "retry_at",
         "retry_wait_s",
+        "since",
+        "topic_id",
     )
 
-    def __init__(self, partition: Partition) -> None:
+    def __init__(self, partition: Partition, since: float = 0.0) -> None:
         self.partition = partition
+        #: Its topic was deleted and made again: the log is another one.
+        self.anew = False
+        #: When it came, by the caller's clock.
+        self.since = since
+        #: Of the log that is read; empty where it is not known.
+        self.topic_id = ""
         #: The listener has been told of it.
         self.announced = False
+        #: And has heard it: what it asks for from then on is meant for this assignment. What it asked for
+        #: before was meant for an earlier one of the same partition, and is not done.
+        self.heard = False
         #: The listener asked for a pause.
         self.paused = False
         #: The client has been told to read from `next_offset`: only then are its events taken.
@@ -67,7 +80,9 @@ class Held:
 class Assignment:
     """The partitions held, by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, patient: Collection[str] = ()) -> None:
+        """`patient` are topics that stand still for long: resuming them need not be immediate."""
+        self._patient = patient
         self._held: dict[tuple[str, int], Held] = {}
 
     def __iter__(self) -> Iterator[Held]:
@@ -79,10 +94,10 @@ class Assignment:
     def get(self, partition: tuple[str, int]) -> Held | None:
         return self._held.get(partition)
 
-    def add(self, partitions: Iterable[Partition]) -> None:
+    def add(self, partitions: Iterable[Partition], since: float = 0.0) -> None:
         """They came: nothing is known of them yet, and nothing from an earlier time with us counts."""
         for partition in partitions:
-            self._held[partition] = Held(partition)
+            self._held[partition] = Held(partition, since)
 
     def remove(self, partitions: Iterable[Partition]) -> list[Partition]:
         """They went; returns those that the listener knows of."""
@@ -112,7 +127,9 @@ class Assignment:
     @property
     def waiting(self) -> bool:
         """Whether something is to be done soon, by a command or by a retry, for one of the partitions."""
-        return any(not held.flowing for held in self)
+        return any(
+            not held.flowing and not (held.paused and held.partition.topic in self._patient) for held in self
+        )
 
     def all_released(self, partitions: Collection[Partition]) -> bool:
         return all(held is None or held.released for held in map(self._held.get, partitions))

@@ -2,7 +2,7 @@
 
 Values in, values out: no client, no clock, no counting. What cannot be decoded raises `NotACloudEvent`,
 whose text becomes the event's flaw; `records.py` catches it, so that a bad record is dead-lettered and
-never stops a partition.
+never stops a partition. The flaw is logged, so it says what is wrong and quotes nothing of the record.
 
 The Kafka binding says that header values are UTF-8 text as it stands. Percent-encoding belongs to the
 HTTP binding: undoing it here would change a subject such as ``100%25``.
@@ -15,10 +15,11 @@ import binascii
 import json
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
 
 from pelton.event import Attributes, Headers
+from pelton.nesting import nests_deeper
 
 __all__ = [
     "CONTENT_TYPE",
@@ -41,8 +42,6 @@ STRUCTURED_BYTES_MAX: Final = 4 << 20
 #: The JSON decoder recurses; data nested deeper than this is an attack or a mistake.
 STRUCTURED_DEPTH_MAX: Final = 128
 
-_JSON_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
-_BRACKET = re.compile(rb"[\[\]{}]")
 #: RFC 3339's date-time; whether the day exists is `datetime`'s business.
 _DATE_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 _ATTRIBUTE_NAME = re.compile(r"[a-z0-9]+")
@@ -71,7 +70,7 @@ def binary_attributes(headers: Headers) -> tuple[Attributes, bool]:
         try:
             text = value.decode()
         except UnicodeDecodeError:
-            _refuse(f"the header {name} is not UTF-8")
+            _refuse(f"{_named(name[3:], 'ce_') if is_attribute else 'content-type'} is not UTF-8")
         if is_attribute:
             found[name[3:]] = text
         else:
@@ -89,20 +88,20 @@ def structured_event(value: bytes, media_type: bytes) -> tuple[Attributes, bytes
     no bytes, not None: such a record is no tombstone.
     """
     if media_type != STRUCTURED_PREFIX + b"+json":
-        _refuse(f"the format {media_type[:64].decode('ascii', 'replace')} is not understood")
+        _refuse("its format is not understood; only application/cloudevents+json is")
     document = _document(value)
     found: dict[str, str] = {}
     for name, member in document.items():
         if member is None or name in ("data", "data_base64"):
             continue
         if not _ATTRIBUTE_NAME.fullmatch(name):
-            _refuse(f"{name[:64]!r} is no attribute name")
+            _refuse("a member's name is no attribute name: a to z and 0 to 9")
         if isinstance(member, bool):
             found[name] = "true" if member else "false"
         elif isinstance(member, (str, int)):
             found[name] = str(member)
         else:
-            _refuse(f"the attribute {name} is neither a string, an integer nor a boolean")
+            _refuse(f"{_named(name)} is neither a string, an integer nor a boolean")
     for text in found.values():
         _utf8(text)
     implied_json = "data" in document and "datacontenttype" not in found
@@ -134,7 +133,7 @@ def binary_headers(attributes: Attributes) -> list[tuple[str, bytes]]:
 def _attributes(found: Mapping[str, str]) -> tuple[Attributes, bool]:
     version = found.get("specversion", "")
     if version != "1.0":
-        _refuse(f"specversion is {version[:16]!r}; only 1.0 is understood")
+        _refuse("its specversion is not 1.0, and no other is understood")
     for name in _REQUIRED:
         if not found.get(name):
             _refuse(f"the required attribute {name} is missing")
@@ -159,8 +158,10 @@ def _is_time(text: str) -> bool:
     if not _DATE_TIME.fullmatch(text):
         return False
     try:
-        datetime.fromisoformat(text)
-    except ValueError:
+        # In UTC, too: an offset can move a time at either end out of the years that there are, and then
+        # whoever does anything with it fails.
+        datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
         return False
     return True
 
@@ -168,25 +169,22 @@ def _is_time(text: str) -> bool:
 def _document(value: bytes) -> dict[str, Any]:
     if len(value) > STRUCTURED_BYTES_MAX:
         _refuse(f"{len(value)} bytes are more than the {STRUCTURED_BYTES_MAX} that are decoded")
-    _check_depth(value)
+    if nests_deeper(value, STRUCTURED_DEPTH_MAX):
+        _refuse(f"the JSON is nested deeper than {STRUCTURED_DEPTH_MAX}")
     try:
         document = json.loads(value.decode(), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        _refuse(f"the value is not JSON: {error}")
+    except json.JSONDecodeError as error:
+        _refuse(f"the value is not JSON ({error.msg.lower()}, at character {error.pos})")
+    except UnicodeDecodeError as error:
+        _refuse(f"the value is not UTF-8 (byte {error.start})")
+    except ValueError:
+        # A constant that only JavaScript knows (NaN), or a number of thousands of digits.
+        _refuse("a number in the value is not JSON, or is absurdly long")
+    except RecursionError:
+        _refuse(f"the JSON is nested deeper than {STRUCTURED_DEPTH_MAX}")
     if not isinstance(document, dict):
         _refuse("the value is not a JSON object")
     return document
-
-
-def _check_depth(value: bytes) -> None:
-    # Few opening brackets cannot nest deeply: that is every sane event, at the price of two counts.
-    if value.count(b"[") + value.count(b"{") <= STRUCTURED_DEPTH_MAX:
-        return
-    depth = 0
-    for bracket in _BRACKET.findall(_JSON_STRING.sub(b"", value)):
-        depth += 1 if bracket in b"[{" else -1
-        if depth > STRUCTURED_DEPTH_MAX:
-            _refuse(f"the JSON is nested deeper than {STRUCTURED_DEPTH_MAX}")
 
 
 def _data(document: Mapping[str, Any], content_type: str) -> bytes:
@@ -207,8 +205,10 @@ def _data(document: Mapping[str, Any], content_type: str) -> bytes:
         return _utf8(data)
     try:
         return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
-    except (ValueError, RecursionError) as error:
-        _refuse(f"its data cannot be written as JSON: {error}")
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can spell and UTF-8 cannot
+        _refuse("it has text that is not Unicode")
+    except (ValueError, RecursionError):
+        _refuse("its data cannot be written as JSON: a number is out of range, or it is nested too deeply")
 
 
 def _is_json(content_type: str) -> bool:
@@ -221,6 +221,11 @@ def _utf8(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError:  # a lone surrogate, which JSON can spell and UTF-8 cannot
         _refuse("it has text that is not Unicode")
+
+
+def _named(attribute: str, prefix: str = "") -> str:
+    """An attribute as a flaw may name it: the ones that everybody has, and no stranger's words."""
+    return f"the attribute {prefix}{attribute}" if attribute in CORE_ATTRIBUTES else "an extension attribute"
 
 
 def _refuse_constant(name: str) -> NoReturn:

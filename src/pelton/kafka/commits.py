@@ -60,6 +60,10 @@ class Commits:
         self._in_flight, self._wanted = {}, {}
         return everything
 
+    def under_way(self, partition: Partition) -> bool:
+        """Something of this partition is wanted or on its way, or failed and is tried again."""
+        return partition in self._wanted or partition in self._in_flight
+
     def settle(self, sent: Mapping[Partition, Commit], failed: Collection[Partition], now: float) -> None:
         """What failed of `sent` is wanted again, unless something newer is."""
         for partition in failed:

@@ -23,9 +23,12 @@ SAME_ERROR_LOGGED_EVERY_S: Final = 10.0
 class Complaints:
     """The errors of one consumer, sorted on its thread."""
 
-    def __init__(self, name: str, bootstrap: str, statistics: ConsumerStatistics) -> None:
+    def __init__(
+        self, name: str, bootstrap: str, statistics: ConsumerStatistics, instance_id: str = ""
+    ) -> None:
         self._name = name
         self._bootstrap = bootstrap
+        self._member = f" as member {instance_id}" if instance_id else ""
         self._statistics = statistics
         self._logged: dict[int, float] = {}
         #: Set once the broker has let us in: from then on a denial may be a credential being replaced.
@@ -36,7 +39,7 @@ class Complaints:
     def judge(self, error: KafkaError) -> None:
         """Only what cannot heal ends the consumer."""
         if is_fatal(error):
-            self.fatal = self.fatal or self.as_ours(error, "the consumer ended")
+            self.fatal = self.fatal or self.as_ours(error, f"the consumer ended{self._member}")
         elif is_denied(error) and not self.was_assigned:
             self.fatal = self.fatal or self.as_ours(error, "the consumer was not let in")
         else:

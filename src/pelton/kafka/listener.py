@@ -47,11 +47,17 @@ class Listener(Protocol):
         """Another member gets these partitions: drain, commit, then `release` each.
 
         The group waits for it, up to the drain timeout; no events come meanwhile. What is committed
-        before `release` is durable before the next owner reads it.
+        before `release` is durable before the next owner reads it. What is not released in time is lost:
+        `on_lost` follows.
         """
 
     def on_lost(self, partitions: Sequence[Partition]) -> None:
         """These partitions are gone already: nothing can be committed for them any more."""
+
+    def on_read_again(
+        self, partition: Partition, asked: Sequence[int], events: Sequence[Event], through: int
+    ) -> None:
+        """The answer to `Consumer.read_again`: up to `through` all of it that the log still has."""
 
     def on_committed(self, offsets: Mapping[Partition, int], error: str | None) -> None:
         """The broker's answer to a commit. After an error the consumer tries again by itself."""
@@ -59,8 +65,8 @@ class Listener(Protocol):
     def on_offsets_lost(self, partition: Partition, wanted: int, got: int) -> None:
         """The log no longer has `wanted`; reading goes on at `got`, the earliest there is.
 
-        `got < wanted` means that the topic was made anew or cut: `on_lost` and `on_assigned` follow, since
-        nothing that is known of the partition holds any more.
+        `got < wanted` means that the topic was made anew or cut: nothing that is known of the partition
+        holds any more. If it was announced already, `on_lost` and `on_assigned` follow.
         """
 
     def on_failed(self, error: BrokerError) -> None:
@@ -92,6 +98,10 @@ class ConsumerStatistics:
     metadata_unreadable: int = 0
     #: Revokes whose drain did not end in time.
     drains_cut: int = 0
+    #: Times that the client was made anew since the broker had fenced it; see `rebuilds.py`.
+    rebuilds: int = 0
+    #: How long no broker had been heard when the client last looked; see `silence.py`.
+    brokers_silent_ms: float = 0.0
     #: Errors of the client that were survived.
     client_errors: int = 0
     times_ignored: int = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -21,6 +21,7 @@ from pelton.kafka.faults import error_of
 from pelton.kafka.listener import Assigned, ConsumerStatistics, Listener, Post
 from pelton.kafka.membership import generation_of
 from pelton.kafka.starting import end_of, place
+from pelton.kafka.topic_ids import TopicIds
 from pelton.subscription import Start
 
 __all__ = ["Placing"]
@@ -42,23 +43,27 @@ class Placing:
         client: Consumer,
         assignment: Assignment,
         committing: Committing,
+        topic_ids: TopicIds,
+        announce: Callable[[Sequence[tuple[Assigned, Held]]], None],
         listener: Listener,
         post: Post,
         complaints: Complaints,
         statistics: ConsumerStatistics,
         *,
-        start: Start,
+        start_of: Callable[[str], Start],
         settings: dict[str, Any],
         incremental: bool,
     ) -> None:
         self._client = client
         self._assignment = assignment
         self._committing = committing
+        self._topic_ids = topic_ids
+        self._announce = announce
         self._listener = listener
         self._post = post
         self._complaints = complaints
         self._statistics = statistics
-        self._start = start
+        self._start_of = start_of
         self._settings = settings
         self._incremental = incremental
 
@@ -83,28 +88,40 @@ class Placing:
             held.lost_wanted = held.next_offset
             held.flowing = False
 
+    def start_over(self, topic: str) -> None:
+        """The topic was deleted and made again: whatever its partitions are at, it is not theirs."""
+        for held in self._assignment:
+            if held.partition.topic == topic and held.announced:
+                held.lost_wanted = held.next_offset
+                held.anew = True
+                held.flowing = False
+                held.retry_at = 0.0
+
     def _place_starting(self, now: float) -> None:
         starting = self._assignment.starting(now)
-        if not starting:
+        if not starting or not self._topic_ids.looked_since(max(held.since for held in starting), now):
             return
         partitions = [held.partition for held in starting]
-        placed, errors = place(self._client, partitions, self._start, self._settings)
+        placed, errors = place(self._client, partitions, self._start_of, self._topic_ids, self._settings)
         generation = generation_of(self._client.consumer_group_metadata())
         assigned = []
         for found in placed:
             held = self._assignment.get(found.partition)
             assert held is not None, "nothing is revoked outside a poll"
             held.announced = True
+            held.topic_id = self._topic_ids.of(held.partition.topic)
             held.committed = found.offset
             held.starts_at(found.offset)
             self._statistics.metadata_unreadable += found.unreadable
-            assigned.append(
-                Assigned(found.partition, generation, found.offset, found.metadata, found.log_end)
-            )
+            if found.outdated >= 0:
+                self._tell_lost(held, found.outdated, found.offset)
+                self._committing.start_at(held.partition, found.offset)
+            one = Assigned(found.partition, generation, found.offset, found.metadata, found.log_end)
+            assigned.append((one, held))
         self._retry(errors, "the start of %s/%d is not known yet: %s")
         if assigned:
             self._complaints.was_assigned = True
-            self._post(self._listener.on_assigned, assigned)
+            self._announce(assigned)
 
     def _retry(self, errors: Mapping[Partition, str], text: str) -> None:
         now = time.monotonic()
@@ -137,7 +154,7 @@ class Placing:
 
     def _place_lost(self, now: float) -> None:
         """Go on at the earliest offset the log still has, and say so."""
-        for held in self._assignment.to_find(now):
+        for held in list(self._assignment.to_find(now)):
             wanted = held.lost_wanted
             try:
                 low, high = end_of(self._client, held.partition)
@@ -145,22 +162,38 @@ class Placing:
                 why = error_of(exception).str()
                 self._retry({held.partition: why}, "the log of %s/%d does not answer: %s")
                 continue
-            if low <= wanted <= high:  # a look from before it was placed; or the broker knows better now
+            # A look from before it was placed; or the broker knows better now.
+            if low <= wanted <= high and not held.anew:
                 held.starts_at(wanted)
                 self._reassign(held)
                 continue
-            self._statistics.offsets_lost += 1
-            text = "%s/%d: offset %d is not in the log any more; reading goes on at %d"
-            log.error(text, *held.partition, wanted, low)
+            self._tell_lost(held, wanted, low)
+            if low < wanted or held.anew:
+                held = self._begin_anew(held, low)
             held.starts_at(low)
             self._reassign(held)
-            self._post(self._listener.on_offsets_lost, held.partition, wanted, low)
-            if low < wanted:
-                held.committed = low
-                self._committing.drop([held.partition])
-                generation = generation_of(self._client.consumer_group_metadata())
-                self._post(self._listener.on_lost, [held.partition])
-                self._post(self._listener.on_assigned, [Assigned(held.partition, generation, low, None)])
+
+    def _tell_lost(self, held: Held, wanted: int, got: int) -> None:
+        self._statistics.offsets_lost += 1
+        text = "%s/%d: offset %d is not in the log any more; reading goes on at %d"
+        log.error(text, *held.partition, wanted, got)
+        self._post(self._listener.on_offsets_lost, held.partition, wanted, got)
+
+    def _begin_anew(self, old: Held, offset: int) -> Held:
+        """The log is another one: what was asked for so far, pauses and commits, was meant for the old."""
+        partition = old.partition
+        self._assignment.add([partition], old.since)
+        self._committing.drop([partition])
+        held = self._assignment.get(partition)
+        assert held is not None
+        held.announced = True
+        held.committed = offset
+        held.topic_id = self._topic_ids.of(partition.topic)
+        generation = generation_of(self._client.consumer_group_metadata())
+        self._post(self._listener.on_lost, [partition])
+        self._announce([(Assigned(partition, generation, offset, None), held)])
+        self._committing.start_at(partition, offset)
+        return held
 
     def _reassign(self, held: Held) -> None:
         """Take the partition anew at its next offset: after a lost offset the client refuses to seek."""

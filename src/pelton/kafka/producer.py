@@ -24,8 +24,9 @@ from pelton.event import Position
 from pelton.kafka.faults import broker_error, error_of, publish_error
 from pelton.kafka.records import Outgoing
 from pelton.kafka.settings import bootstrap_of, producer_settings
+from pelton.kafka.unwritten import Unwritten
 
-__all__ = ["Produced", "Producer", "ProducerStatistics"]
+__all__ = ["Produced", "Producer", "ProducerStatistics", "give"]
 
 log = logging.getLogger("pelton.kafka")
 client_log = logging.getLogger("pelton.kafka.client")
@@ -71,6 +72,7 @@ class Producer(Generic[T]):
         self._loop = loop
         self._bootstrap = bootstrap_of(settings)
         self._settings = producer_settings(settings)
+        self._unwritten = Unwritten(settings)
         self._client: confluent_kafka.Producer | None = None
         self._backlog: deque[tuple[T, Outgoing]] = deque()
         self._backlog_bytes = 0
@@ -140,33 +142,14 @@ class Producer(Generic[T]):
     def _produce(self, item: T, outgoing: Outgoing) -> bool:
         """Give one record to the client; False if its queue is full."""
         assert self._client is not None
-        extra: dict[str, Any] = {}
-        if outgoing.timestamp_ms is not None:
-            extra["timestamp"] = outgoing.timestamp_ms
-        if outgoing.partition is not None:
-            extra["partition"] = outgoing.partition
-        if outgoing.headers:
-            extra["headers"] = list(outgoing.headers)
         try:
-            self._client.produce(
-                outgoing.topic,
-                outgoing.value,
-                outgoing.key,
-                on_delivery=partial(self._on_delivery, item, outgoing.topic),
-                **extra,
-            )
-        except BufferError:
-            if len(self._client) == 0:  # nothing to wait for: it alone is more than the queue may hold
-                text = f"not written to {outgoing.topic}: larger than queue.buffering.max.kbytes"
-                self._refuse(item, PublishError(text))
+            if give(self._client, outgoing, partial(self._on_delivery, item, outgoing.topic)):
                 return True
-            self._statistics.queue_full += 1
-            return False
-        except KafkaException as exception:
-            self._refuse(item, publish_error(error_of(exception), outgoing.topic))
-        except (TypeError, ValueError) as error:
-            self._refuse(item, PublishError(f"not written to {outgoing.topic}: {error}"))
-        return True
+        except PublishError as error:
+            self._refuse(item, error)
+            return True
+        self._statistics.queue_full += 1
+        return False
 
     def _put_back(self, item: T, outgoing: Outgoing) -> None:
         size = _size_bytes(outgoing)
@@ -227,7 +210,7 @@ class Producer(Generic[T]):
 
     def _on_delivery(self, item: T, topic: str, error: KafkaError | None, message: Message) -> None:
         if error is not None:
-            self._reports.append((item, None, publish_error(error, topic)))
+            self._reports.append((item, None, self._unwritten.error(error, topic)))
             return
         partition, offset = message.partition(), message.offset()
         assert partition is not None, "acks=all reports it"
@@ -248,6 +231,34 @@ class Producer(Generic[T]):
     def _set_ended(self) -> None:
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
+
+
+def give(
+    client: confluent_kafka.Producer,
+    outgoing: Outgoing,
+    on_delivery: Callable[[KafkaError | None, Message], None],
+) -> bool:
+    """Give one record to the client; False if its queue is full. PublishError where it will never take it."""
+    extra: dict[str, Any] = {}
+    if outgoing.timestamp_ms is not None:
+        extra["timestamp"] = outgoing.timestamp_ms
+    if outgoing.partition is not None:
+        extra["partition"] = outgoing.partition
+    if outgoing.headers:
+        extra["headers"] = list(outgoing.headers)
+    try:
+        client.produce(outgoing.topic, outgoing.value, outgoing.key, on_delivery=on_delivery, **extra)
+    except BufferError:
+        if len(client):
+            return False
+        # Nothing to wait for: it alone is more than the queue may hold.
+        text = f"not written to {outgoing.topic}: larger than queue.buffering.max.kbytes"
+        raise PublishError(text) from None
+    except KafkaException as exception:
+        raise publish_error(error_of(exception), outgoing.topic) from exception
+    except (TypeError, ValueError) as error:
+        raise PublishError(f"not written to {outgoing.topic}: {error}") from error
+    return True
 
 
 def _size_bytes(outgoing: Outgoing) -> int:

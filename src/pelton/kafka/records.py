@@ -1,4 +1,4 @@
-"""Kafka record to event, and event to the record of its dead letter.
+"""Kafka record to event.
 
 `event_of` runs once for every record that is consumed: it is the hottest Python of the Kafka edge, and
 calls each method of the client's record once. It never raises: what cannot be decoded becomes an event
@@ -7,13 +7,10 @@ with a flaw, and is dead-lettered with its own bytes. Nothing here talks to a br
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final, Protocol
 
-from pelton.core.actions import DeadLetter
 from pelton.event import Attributes, Event, Headers
 from pelton.kafka.cloudevents import (
     CONTENT_TYPE,
@@ -22,17 +19,13 @@ from pelton.kafka.cloudevents import (
     binary_attributes,
     structured_event,
 )
-from pelton.subscription import position_id
 
-__all__ = ["REASON_BYTES_MAX", "Outgoing", "Record", "RecordStatistics", "dead_letter_of", "event_of"]
+__all__ = ["RESERVED_PREFIX", "Outgoing", "Record", "RecordStatistics", "event_of"]
 
 #: Reserved: we write these headers on our own topics, and trust them nowhere else.
-_RESERVED_PREFIX: Final = "pelton-"
-#: A reason is for people; a whole stack trace would make the dead letter larger than the topic allows.
-REASON_BYTES_MAX: Final = 1024
+RESERVED_PREFIX: Final = "pelton-"
 #: The client's timestamp type for "this record has none".
 _NO_TIMESTAMP: Final = 0
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 
 
 class Record(Protocol):
@@ -88,7 +81,7 @@ def event_of(record: Record, statistics: RecordStatistics, own_topics: Container
         partition, offset, key = record.partition(), record.offset(), record.key()
         return Event(topic, partition, offset, key, value, value, (), published_ms, None, flaw)
     if topic not in own_topics:
-        headers = [header for header in headers if not header[0].lower().startswith(_RESERVED_PREFIX)]
+        headers = [header for header in headers if not header[0].lower().startswith(RESERVED_PREFIX)]
     kept = tuple(headers)
     attributes, data, flaw = _decode(kept, value, statistics)
     partition, offset, key = record.partition(), record.offset(), record.key()
@@ -121,55 +114,3 @@ def _decode(
         return None, value, str(error)
     statistics.times_ignored += bad_time
     return attributes, data, None
-
-
-def dead_letter_of(
-    dead_letter: DeadLetter,
-    topic: str,
-    *,
-    subscription: str,
-    first_attempted_wall_ms: float | None,
-    failed_wall_ms: float,
-) -> Outgoing:
-    """The record for the dead-letter topic: the source's bytes and partition, and why it is there.
-
-    `first_attempted_wall_ms` is None for an event that was never attempted; its one failure is then the
-    first as well.
-    """
-    delivery, outcome = dead_letter.delivery, dead_letter.outcome
-    event = delivery.event
-    first_ms = failed_wall_ms if first_attempted_wall_ms is None else first_attempted_wall_ms
-    about = (
-        ("origin-topic", event.topic),
-        ("origin-partition", str(event.partition)),
-        ("origin-offset", str(event.offset)),
-        ("origin-timestamp", str(event.published_ms)),
-        ("subscription", subscription),
-        ("delivery-id", position_id(subscription, event.position)),
-        ("attempts", str(delivery.attempt)),
-        ("first-failed-at", _rfc3339(first_ms)),
-        ("last-failed-at", _rfc3339(failed_wall_ms)),
-        ("status", outcome.status.name),
-        ("reason", _reason(outcome.message)),
-    )
-    own = [header for header in event.record_headers if not header[0].lower().startswith(_RESERVED_PREFIX)]
-    return Outgoing(
-        topic=topic,
-        key=event.key,
-        value=event.record_value,
-        headers=(*own, *((_RESERVED_PREFIX + name, text.encode()) for name, text in about)),
-        timestamp_ms=event.published_ms if event.published_ms >= 0 else None,
-        partition=event.partition,
-    )
-
-
-def _rfc3339(wall_ms: float) -> str:
-    moment = datetime.fromtimestamp(wall_ms / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _reason(message: str) -> str:
-    """`message` for people: one line of valid UTF-8, without what moves a terminal's cursor or text."""
-    # Cut before the search, so that a message of megabytes costs no more than one that fits.
-    line = _CONTROL_CHARACTERS.sub(" ", message[: 2 * REASON_BYTES_MAX]).strip()
-    return line.encode("utf-8", "replace")[:REASON_BYTES_MAX].decode("utf-8", "ignore")

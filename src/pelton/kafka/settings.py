@@ -11,20 +11,30 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pelton.errors import ConfigError, Problem
+from pelton.kafka.prefetch import PREFETCH_BYTES_MAX, prefetch_settings
+from pelton.kafka.silence import REPORT_EVERY_MS
 
 __all__ = [
+    "HOP_BYTES_MAX",
+    "READ_SELDOM",
     "Settings",
     "admin_settings",
     "bootstrap_of",
     "consumer_settings",
     "is_incremental",
+    "is_static",
     "producer_settings",
     "reader_settings",
     "setting_problems",
     "takes_slot",
+    "transaction_settings",
 ]
 
 Settings = Mapping[str, Any]
+
+#: Whatever the source topic took must go out again, a little larger: the client's own limit of 1 MB is below
+#: the broker's. Beyond this, which is below what the client's queue holds, a record could never be queued.
+HOP_BYTES_MAX: Final = 32_000_000
 
 _COMMON: Final[dict[str, Any]] = {
     "client.id": "pelton",
@@ -42,7 +52,7 @@ _READING: Final[dict[str, Any]] = {
     # Prefetch: 1 000 events or the client's own 1 s pause between fetches would be the throughput, and
     # 64 MiB, its own bound, would be the memory.
     "queued.min.messages": 5000,
-    "queued.max.messages.kbytes": 16_384,
+    **prefetch_settings(PREFETCH_BYTES_MAX),
     "fetch.queue.backoff.ms": 10,
     # A fetch that waits at the broker holds up one for a partition that has just been resumed.
     "fetch.wait.max.ms": 100,
@@ -72,6 +82,19 @@ _PRODUCING: Final[dict[str, Any]] = {
     "queue.buffering.max.kbytes": 32_768,
     # Until then the client tries again by itself; afterwards the caller learns that it is not known.
     "delivery.timeout.ms": 30_000,
+    # A topic that nobody has made is said to be missing, well before the record that waits for it times out.
+    "topic.metadata.propagation.max.ms": 10_000,
+}
+
+_TRANSACTING: Final[dict[str, Any]] = {
+    # Until the broker ends a transaction by itself. Its partitions have no committed offset to read
+    # meanwhile: whoever owns them next waits.
+    "transaction.timeout.ms": 10_000,
+    # All that is waited for within one: shorter, so that the end is ours to say.
+    "message.timeout.ms": 6_000,
+    "socket.timeout.ms": 6_000,
+    # A batch is complete before the first record of it is handed over.
+    "linger.ms": 0,
 }
 
 #: Name -> the values that keep the guarantee, the first one being what we set, and why.
@@ -80,6 +103,7 @@ _PINNED_CONSUMING: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "enable.auto.offset.store": (("false",), "Pelton passes an offset only when its event is settled"),
     "auto.offset.reset": (("error",), "a lost offset is reported, never jumped over; see `start`"),
     "enable.partition.eof": (("false",), "Pelton does not read to an end"),
+    "statistics.interval.ms": ((str(REPORT_EVERY_MS),), "readiness is told from these reports"),
 }
 _PINNED_PRODUCING: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "enable.idempotence": (("true",), "a retry could reorder or repeat the records of a key"),
@@ -108,6 +132,7 @@ _CONSUMER_ONLY: Final = (
     "partition.assignment.",
     "queued.",
     "session.",
+    "statistics.",
 )
 _PRODUCER_ONLY: Final = (
     "acks",
@@ -116,11 +141,13 @@ _PRODUCER_ONLY: Final = (
     "delivery.timeout.",
     "enable.idempotence",
     "linger.",
+    "message.max.bytes",
     "message.timeout.",
     "partitioner",
     "queue.buffering.",
     "request.required.acks",
     "sticky.partitioning.",
+    "topic.metadata.propagation.",
     "transaction",
 )
 
@@ -162,7 +189,9 @@ def _membership_problems(settings: Settings, path: str) -> list[Problem]:
     return problems
 
 
-def consumer_settings(settings: Settings, *, group: str, instance_id: str | None) -> dict[str, Any]:
+def consumer_settings(
+    settings: Settings, *, group: str, instance_id: str | None, read_ahead_bytes: int = PREFETCH_BYTES_MAX
+) -> dict[str, Any]:
     """For the consumer of `group`; `instance_id` makes its membership static (classic protocol only)."""
     _check(settings)
     membership: dict[str, Any] = {}
@@ -173,11 +202,16 @@ def consumer_settings(settings: Settings, *, group: str, instance_id: str | None
     return {
         **_COMMON,
         **_CONSUMING,
+        **prefetch_settings(read_ahead_bytes),
         **membership,
         **_without(settings, _PRODUCER_ONLY),
         **{name: allowed[0] for name, (allowed, _) in _PINNED_CONSUMING.items()},
         "group.id": group,
     }
+
+
+#: For a reader beside a subscription's consumer: little is wanted, and seldom all in a row.
+READ_SELDOM: Final = {"queued.min.messages": 1000, "queued.max.messages.kbytes": 8192}
 
 
 def reader_settings(settings: Settings, *, group: str) -> dict[str, Any]:
@@ -186,7 +220,10 @@ def reader_settings(settings: Settings, *, group: str) -> dict[str, Any]:
     return {
         **_COMMON,
         **_READING,
-        **_without(settings, (*_PRODUCER_ONLY, "group.", "session.", "heartbeat.", "partition.assignment.")),
+        **_without(
+            settings,
+            (*_PRODUCER_ONLY, "group.", "session.", "heartbeat.", "partition.assignment.", "statistics."),
+        ),
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "auto.offset.reset": "error",
@@ -208,6 +245,16 @@ def producer_settings(settings: Settings) -> dict[str, Any]:
     }
 
 
+def transaction_settings(settings: Settings, *, transactional_id: str) -> dict[str, Any]:
+    """For dead letters and moves that are written together with their offsets."""
+    ours = {
+        name: value
+        for name, value in producer_settings(settings).items()
+        if name not in ("delivery.timeout.ms", "message.timeout.ms", "socket.timeout.ms")
+    }
+    return {"message.max.bytes": HOP_BYTES_MAX, **ours, **_TRANSACTING, "transactional.id": transactional_id}
+
+
 def admin_settings(settings: Settings) -> dict[str, Any]:
     """For looking topics up and creating them."""
     _check(settings)
@@ -222,6 +269,11 @@ def bootstrap_of(settings: Settings) -> str:
 def takes_slot(settings: Settings) -> bool:
     """Whether membership is static and the user has not named the instance."""
     return _is_classic(settings) and "group.instance.id" not in settings
+
+
+def is_static(settings: Settings) -> bool:
+    """Whether the broker knows each member by name, and lets one process alone bear it."""
+    return _is_classic(settings)
 
 
 def is_incremental(settings: Settings) -> bool:

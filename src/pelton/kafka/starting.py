@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -17,6 +17,7 @@ from confluent_kafka import OFFSET_STORED, Consumer, KafkaError, KafkaException,
 
 from pelton.event import Partition
 from pelton.kafka.faults import error_of
+from pelton.kafka.topic_ids import TopicIds, is_outdated, tagged, untagged
 from pelton.subscription import Start
 
 __all__ = ["Placed", "end_of", "place"]
@@ -30,6 +31,7 @@ ASK_TIMEOUT_S: Final = 1.0
 PLACE_TIMEOUT_S: Final = 5.0
 #: The look with a client of its own has to connect first.
 PROBE_TIMEOUT_S: Final = 10.0
+_SLOW: Final = "not asked yet: the brokers are slow"
 #: Unreadable metadata has been seen to be readable a moment later: the client had lost its end.
 DECODE_ATTEMPTS_MAX: Final = 3
 
@@ -45,26 +47,36 @@ class Placed:
     unreadable: bool = False
     #: One past the log's last offset, asked only where there is metadata that it could contradict; else -1.
     log_end: int = -1
+    #: What was committed for a log of the same name that is gone; -1 where that is not so.
+    outdated: int = -1
 
 
 def place(
-    client: Consumer, partitions: Sequence[Partition], start: Start, settings: dict[str, Any]
+    client: Consumer,
+    partitions: Sequence[Partition],
+    start_of: Callable[[str], Start],
+    topic_ids: TopicIds,
+    settings: dict[str, Any],
 ) -> tuple[list[Placed], dict[Partition, str]]:
     """Those whose start is known now, and why it is not for the others."""
     placed: list[Placed] = []
     errors: dict[Partition, str] = {}
     fresh: list[Partition] = []
-    for partition, answer in _committed(client, partitions).items():
-        if isinstance(answer, KafkaError):
+    answers = _committed(client, partitions)
+    deadline = time.monotonic() + PLACE_TIMEOUT_S
+    for partition, answer in answers.items():
+        if time.monotonic() > deadline:
+            errors[partition] = _SLOW
+        elif isinstance(answer, KafkaError):
             errors[partition] = answer.str()
         elif answer is None:
             _place_unreadable(partition, settings, placed, errors)
         elif answer.offset >= 0:
-            _place_committed(client, partition, answer, placed, errors)
+            _place_committed(client, partition, answer, topic_ids, placed, errors)
         else:
             fresh.append(partition)
     if fresh:
-        _place_fresh(client, fresh, start, placed, errors)
+        _place_fresh(client, fresh, start_of, topic_ids, placed, errors)
     return placed, errors
 
 
@@ -72,17 +84,23 @@ def _place_committed(
     client: Consumer,
     partition: Partition,
     answer: TopicPartition,
+    topic_ids: TopicIds,
     placed: list[Placed],
     errors: dict[Partition, str],
 ) -> None:
-    log_end = -1
-    if answer.metadata:
+    metadata, written_for = untagged(answer.metadata or "")
+    outdated = is_outdated(written_for, topic_ids.of(partition.topic))
+    log_start = log_end = -1
+    if metadata or outdated:
         try:
-            log_end = end_of(client, partition)[1]
+            log_start, log_end = end_of(client, partition)
         except KafkaException as exception:
             errors[partition] = error_of(exception).str()
             return
-    placed.append(Placed(partition, answer.offset, answer.metadata or "", log_end=log_end))
+    if outdated:
+        placed.append(Placed(partition, log_start, None, outdated=answer.offset))
+    else:
+        placed.append(Placed(partition, answer.offset, metadata, log_end=log_end))
 
 
 def end_of(client: Consumer, partition: Partition) -> tuple[int, int]:
@@ -164,7 +182,8 @@ def _committed_offset(partition: Partition, settings: dict[str, Any]) -> int | N
 def _place_fresh(
     client: Consumer,
     fresh: Sequence[Partition],
-    start: Start,
+    start_of: Callable[[str], Start],
+    topic_ids: TopicIds,
     placed: list[Placed],
     errors: dict[Partition, str],
 ) -> None:
@@ -177,10 +196,11 @@ def _place_fresh(
     deadline = time.monotonic() + PLACE_TIMEOUT_S
     for partition in fresh:
         if time.monotonic() > deadline:
-            errors[partition] = "not asked yet: the brokers are slow"
+            errors[partition] = _SLOW
             continue
         try:
-            commits.append(TopicPartition(*partition, _by_policy(client, partition, start)))
+            offset = _by_policy(client, partition, start_of(partition.topic), topic_ids)
+            commits.append(TopicPartition(*partition, offset, tagged("", topic_ids.of(partition.topic))))
         except KafkaException as exception:
             errors[partition] = error_of(exception).str()
     if not commits:
@@ -199,7 +219,11 @@ def _place_fresh(
             placed.append(Placed(partition, tp.offset, None))
 
 
-def _by_policy(client: Consumer, partition: Partition, start: Start) -> int:
+def _by_policy(client: Consumer, partition: Partition, start: Start, topic_ids: TopicIds) -> int:
+    if start.at == "latest" and topic_ids.is_new(*partition):
+        # `latest` is of the subscription's first day. What came into a partition that was added since, before
+        # we found it, has been meant for us.
+        return end_of(client, partition)[0]
     if start.at == "timestamp" and start.timestamp_ms is not None:
         asked = [TopicPartition(*partition, start.timestamp_ms)]
         (answer,) = client.offsets_for_times(asked, timeout=ASK_TIMEOUT_S)
