@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+from pelton.bridge.following import Following
 from pelton.bridge.logs import PumpLog
 from pelton.bridge.pump import Pump
-from pelton.core.actions import Commit, DeadLetter
+from pelton.core.actions import Commit, Hop
 from pelton.core.delivery import Delivery
 from pelton.core.limits import Bound, Limits, Slots
 from pelton.core.outcome import ACKED, CANCELLED_BY_US, Outcome
@@ -21,12 +22,14 @@ from pelton.errors import BrokerError, RequestError
 from pelton.event import Event, Partition
 from pelton.kafka.listener import Assigned
 from pelton.rpc.transport import Call, Metadata, OnResults
-from pelton.subscription import Intake, Subscription, Target
+from pelton.subscription import Intake, RetryPolicy, Subscription, Target, ThenKey, Tier
 
-__all__ = ["Stage", "event", "until"]
+__all__ = ["EPOCH_MS", "Stage", "event", "until"]
 
 #: Ten times what anything here takes on a busy computer.
 DEADLINE_S = 20.0
+#: What the wall clock said when the loop's began.
+EPOCH_MS = 1_700_000_000_000.0
 
 
 async def until(condition: Callable[[], object], what: str) -> None:
@@ -56,6 +59,9 @@ class FakeSource:
     def commit(self, commits: Mapping[Partition, Commit]) -> None:
         self.asked.append(("commit", {partition: commit.offset for partition, commit in commits.items()}))
         self.committed.update(commits)
+
+    def read_again(self, partition: Partition, offsets: tuple[int, ...]) -> None:
+        self.asked.append(("read_again", (partition, offsets)))
 
     def release(self, partitions: Collection[Partition]) -> None:
         self.asked.append(("release", sorted(partitions)))
@@ -101,10 +107,27 @@ class FakeSink:
     """Dead letters, written when told to."""
 
     def __init__(self) -> None:
-        self.submitted: list[DeadLetter] = []
+        self.submitted: list[Hop] = []
 
-    def submit(self, dead_letters: Sequence[DeadLetter]) -> None:
+    def submit(self, dead_letters: Sequence[Hop]) -> None:
         self.submitted += dead_letters
+
+
+class FakeReader:
+    """What was asked of the reader of notes, in order: a number and a ticket, or None to read it no more."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int | None]] = []
+
+    def read(self, number: int, ticket: int) -> None:
+        self.asked.append((number, ticket))
+
+    def drop(self, number: int) -> None:
+        self.asked.append((number, None))
+
+
+def _wall_ms_of(now_ms: float) -> float:
+    return now_ms + EPOCH_MS
 
 
 class FakeRequests:
@@ -131,6 +154,9 @@ class Stage:
         filter_: str | None = None,
         drain_timeout_ms: float = 15_000.0,
         intake: Intake | None = None,
+        attempts: int = 8,
+        tiers: tuple[Tier, ...] = (),
+        follow: bool = False,
     ) -> None:
         self.subscription = Subscription(
             "s",
@@ -142,9 +168,13 @@ class Stage:
             filter=filter_,
             drain_timeout_ms=drain_timeout_ms,
             intake=intake or Intake(),
+            retry=RetryPolicy(
+                attempts=attempts, tiers=tiers, then_key=ThenKey.FOLLOW if follow else ThenKey.CONTINUE
+            ),
         )
         self.source = FakeSource()
         self.sink = FakeSink()
+        self.reader = FakeReader()
         self.transport: FakeTransport
         self.failures: list[BrokerError] = []
         self.limits = Limits(Bound(50_000, 64 << 20), Bound(10_000, 32 << 20), Slots(concurrency))
@@ -165,7 +195,12 @@ class Stage:
             open_source=lambda pump: self.source,
             on_failed=self.failures.append,
             log=PumpLog("s"),
+            wall_ms_of=_wall_ms_of,
+            open_following=self._open_following if follow else None,
         )
+
+    def _open_following(self, pump: Pump) -> Following:
+        return Following(self.subscription, self.reader, _wall_ms_of, PumpLog("s"))
 
     def assign(self, *partitions: int, offset: int = 0, metadata: str | None = None) -> None:
         self.pump.on_assigned(

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from pelton.bridge.logs import PumpLog
+from pelton.bridge.logs import OUT_NAMED_MAX, PumpLog
+from pelton.core.actions import Hop
 from pelton.core.breaker import Health
 from pelton.core.outcome import CANCELLED_BY_US, Outcome, Status
-from pelton.event import Partition
+from pelton.event import Event, Partition
+from pelton.subscription import Tier
+from tests.request.making import delivery_of
 
 PARTITION = Partition("t", 3)
 DELIVERY: Any = SimpleNamespace()
@@ -49,3 +52,25 @@ def test_an_offset_beyond_the_log_is_not_put_down_to_retention(lines: list[Any])
     assert "retention" not in lines[0]["event"]
     assert (lines[0]["committed"], lines[0]["first_offset"]) == (500, 0)
     assert "events" not in lines[0]
+
+
+@pytest.mark.parametrize(("tier", "says"), [(None, "dead-lettered"), (Tier(1_000.0, "retry.s.1s"), "moved")])
+def test_a_hop_says_where_to_and_why(lines: list[Any], tier: Tier | None, says: str) -> None:
+    delivery = delivery_of(Event("t", 3, 7, b"k", b"v", b"v", (), 0), attempt=2)
+    hop = Hop(delivery, Outcome(Status.UNKNOWN, "no\nway"), tier)
+    PumpLog("s").hopped(hop)
+    PumpLog("s").hop_refused(hop, "no leader")
+    done, refused = lines
+    assert done["event"].startswith(says)
+    assert (done["offset"], done["attempt"], done["status"], done["reason"]) == (7, 2, "UNKNOWN", "no way")
+    assert done.get("to") == (tier and tier.topic)
+    assert (refused["log_level"], refused["error"]) == ("error", "no leader")
+    assert (tier is None) == ("dead letter" in refused["event"])
+
+
+def test_a_loss_names_what_was_out(lines: list[Any]) -> None:
+    other = Partition("t", 4)
+    PumpLog("s").lost([PARTITION, other], {PARTITION: list(range(OUT_NAMED_MAX, -1, -1)), other: []})
+    (line,) = lines
+    assert line["partitions"] == ["t/3", "t/4"]
+    assert line["out"] == {"t/3": list(range(OUT_NAMED_MAX))}

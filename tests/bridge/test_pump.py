@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from pelton.core.breaker import Health
 from pelton.core.outcome import ACKED, Outcome, Status
+from pelton.core.tiers import TIER_EVENTS_MAX
 from pelton.errors import FencedError
-from pelton.event import Partition
-from pelton.subscription import Intake
-from tests.bridge.stage import Stage, event, until
+from pelton.event import Event, Moved, Partition, Position
+from pelton.kafka.listener import Assigned
+from pelton.subscription import Intake, Tier
+from tests.bridge.stage import EPOCH_MS, Stage, event, until
 
 P0, P1 = Partition("t", 0), Partition("t", 1)
+TIER = Tier(60_000_000.0, "retry.s.1000m")
 UNAVAILABLE = Outcome(Status.UNAVAILABLE, "refused")
 
 
@@ -33,10 +37,15 @@ async def test_partitions_share_the_calls_and_none_starves() -> None:
     stage.feed(*(event(offset, None, partition) for partition in (0, 1) for offset in range(20)))
     assert stage.out == [(0, 0), (0, 1), (1, 0), (1, 1)]
     # Whoever frees a call does not simply take it again.
-    for _ in range(8):
-        offset = min(offset for partition, offset in stage.out if partition == 0)
-        stage.ack(offset)
-    assert sum(partition == 1 for partition, _ in stage.out) >= 2
+    stage.ack(0)
+    stage.ack(1)
+    assert sum(partition == 1 for partition, _ in stage.out) == 3
+    # Nor does whoever is first take each that comes free, one by one.
+    for _ in range(20):
+        partition, offset = min(stage.out, key=lambda out: out[1])
+        stage.ack(offset, partition=partition)
+    begun = [max(offset for number, offset in stage.out if number == partition) for partition in (0, 1)]
+    assert abs(begun[0] - begun[1]) <= 1
     assert stage.limits.slots.free == 0
 
 
@@ -227,6 +236,15 @@ async def test_intake_pauses_at_the_bound_and_resumes_at_half() -> None:
     assert stage.source.of("resume") == [[P0]]
 
 
+async def test_a_bound_that_all_share_pauses_all_partitions_not_only_the_one_that_filled_it() -> None:
+    stage = Stage()
+    stage.assign(0, 1)
+    # What its other partitions hold, but for four.
+    stage.limits.subscription.take(9_996, 0)
+    stage.feed(*(event(offset, None) for offset in range(4)))
+    assert stage.source.partitions("pause") == [P0, P1]
+
+
 async def test_a_paused_partition_notices_that_others_have_left_the_process_room() -> None:
     stage = Stage()
     stage.assign(0)
@@ -271,3 +289,87 @@ async def test_a_partition_whose_events_all_failed_goes_on_when_anothers_probe_s
     await until(lambda: stage.out == [(0, 4)], "the probe with the event that was never called")
     stage.ack(4)
     assert (1, 0) in stage.out, "the other partition has nothing but what has failed, and is not forgotten"
+
+
+def in_tier(offset: int, due_in_ms: float, key: bytes = b"k", value: bytes = b"v") -> Event:
+    """An event of the tier's partition 0, due so long from now."""
+    due_ms = round(EPOCH_MS + asyncio.get_running_loop().time() * 1000 + due_in_ms)
+    moved = Moved(Position("t", 0, 100 + offset), 2, 0, due_ms, "UNKNOWN", "no")
+    return replace(event(offset, key, value=value), topic=TIER.topic, moved=moved)
+
+
+def assign_tier(stage: Stage) -> None:
+    stage.pump.on_assigned([Assigned(Partition(TIER.topic, 0), 1, 0, None)])
+
+
+async def test_an_event_in_a_tier_is_called_when_it_is_due_and_is_not_filtered_again() -> None:
+    stage = Stage(filter_="any", tiers=(TIER,))
+    assign_tier(stage)
+    began_ms = asyncio.get_running_loop().time() * 1000
+    # The filter does not want its value today; it did when the event was new.
+    stage.feed(in_tier(0, 50, value=b"unwanted"), in_tier(1, 1e9, b"other"))
+    assert stage.out == []
+    await until(lambda: stage.out, "the event to be called")
+    assert asyncio.get_running_loop().time() * 1000 >= began_ms + 49
+    assert stage.out == [(0, 100)]
+    stage.transport.answer(*((delivery, ACKED) for delivery in list(stage.transport.out)))
+    assert stage.holds()
+    assert stage.pump.open_events == 1
+
+
+async def test_a_tier_full_of_waits_is_left_alone_until_they_are_due() -> None:
+    stage = Stage(tiers=(TIER,))
+    assign_tier(stage)
+    stage.assign(0)
+    stage.feed(*(in_tier(at, 1_000_000, b"%d" % at) for at in range(TIER_EVENTS_MAX)))
+    assert stage.source.partitions("pause") == [Partition(TIER.topic, 0)]
+    # Nobody looks at it again while others work; its own due time wakes it.
+    assert stage.pump._paused == {}
+    stage.feed(event(0))
+    stage.ack(0)
+    assert stage.pump._paused == {}
+    assert stage.source.of("resume") == []
+    (engine,) = (engine for engine in stage.pump.engines if engine.tier is not None)
+    engine.on_tick(engine.next_deadline() + 1_000)
+    stage.pump._dirty[engine] = None
+    stage.feed(event(1))
+    assert stage.source.partitions("resume") == [Partition(TIER.topic, 0)]
+
+
+async def test_a_move_is_settled_when_the_broker_has_it() -> None:
+    stage = Stage(attempts=1, tiers=(TIER,))
+    stage.assign(0)
+    stage.feed(event(0), event(1))
+    stage.transport.answer((stage.delivery(0), Outcome(Status.UNKNOWN, "no")))
+    (hop,) = stage.sink.submitted
+    assert hop.tier is TIER
+    assert stage.out == []
+    stage.pump.on_produced([(hop, "no leader")])
+    assert stage.out == []
+    stage.pump.on_produced([])
+    await until(lambda: len(stage.sink.submitted) == 2, "the move to be tried again")
+    stage.pump.on_produced([(hop, None)])
+    assert stage.out == [(0, 1)]
+    assert stage.pump.tally.moved == 1
+
+
+async def test_what_was_parked_by_its_offset_is_read_again_and_what_is_gone_is_counted() -> None:
+    stage = Stage(intake=Intake(parked_events_max=2))
+    stage.assign(0)
+    stage.feed(event(0, b"hot"))
+    stage.transport.answer((stage.delivery(0), Outcome(Status.UNKNOWN)))
+    stage.feed(*(event(offset, b"hot") for offset in range(1, 5)), event(5, b"other"))
+    assert stage.source.of("pause") == []
+    assert stage.out == [(0, 5)]
+    await until(lambda: (0, 0) in stage.out, "the second attempt")
+    stage.ack(0)
+    assert stage.source.of("read_again") == [(P0, (1, 2, 3, 4))]
+    # Another partition's, or one that is gone: nobody asked.
+    stage.pump.on_read_again(P1, (1, 2), [event(1, b"hot", 1)], 2)
+    stage.pump.on_read_again(P0, (1, 2, 3, 4), [event(1, b"hot"), event(4, b"hot", value=b"unbuildable")], 4)
+    assert stage.pump.offsets_lost == 2
+    stage.ack(1)
+    assert stage.pump.tally.lost == 2
+    # What comes back is looked at like everything that comes.
+    assert [letter.delivery.event.offset for letter in stage.sink.submitted] == [4]
+    assert stage.holds()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,12 +22,12 @@ HELP_CEILING_S = 2.0
 def test_help_names_every_command(pelton: Pelton) -> None:
     ended = pelton("--help")
     assert (ended.code, ended.err) == (0, "")
-    for command in ("serve", "publish", "tail", "kafka", "version"):
+    for command in ("serve", "publish", "tail", "release", "kafka", "version"):
         assert f" {command} " in ended.out
     assert pelton().out == ended.out, "no command at all is a cry for help"
 
 
-@pytest.mark.parametrize("command", ["serve", "publish", "tail", "kafka", "version"])
+@pytest.mark.parametrize("command", ["serve", "publish", "tail", "release", "kafka", "version"])
 def test_every_command_has_help(pelton: Pelton, command: str) -> None:
     ended = pelton(command, "--help")
     assert (ended.code, ended.err) == (0, "")
@@ -157,3 +159,27 @@ def test_whoever_stops_reading_is_not_an_error() -> None:
     process.stderr.close()
     assert process.wait(PATIENCE_S) == 141
     assert told == b""
+
+
+@pytest.mark.parametrize("module", ["cyclopts", "confluent_kafka"])
+def test_an_interrupt_before_there_is_anything_to_stop(module: str, tmp_path: Path) -> None:
+    """A Ctrl-C while modules are imported: those of the command line, and those of one command."""
+    (tmp_path / f"{module}.py").write_text("print('importing', flush=True)\nimport time\ntime.sleep(60)\n")
+    env = environment()
+    env["PYTHONPATH"] = os.pathsep.join((str(tmp_path), env["PYTHONPATH"]))
+    with subprocess.Popen(
+        [sys.executable, "-m", "pelton", "publish", "t", "x", "--bootstrap", "127.0.0.1:1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=env,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        try:
+            out, err = process.communicate(timeout=PATIENCE_S)
+        finally:
+            process.kill()
+    assert process.returncode in (-signal.SIGINT, 130)
+    assert (out, err) == ("", "")

@@ -94,10 +94,60 @@ def test_text_is_for_people_and_safe_for_their_terminal(
     assert lines == ["    h: \\x1b]0;title\\x07", "  two", "  lines\\x1b[31m"]
 
 
-def test_an_unknown_topic_is_an_error(pelton: Pelton, kafka: LocalKafka, topic_name: str) -> None:
-    ended = pelton("tail", topic_name, PELTON_BOOTSTRAP=kafka.bootstrap)
+@pytest.mark.parametrize("command", [("tail",), ("publish", "--count", "3")], ids=lambda words: words[0])
+def test_an_unknown_topic_is_an_error(
+    command: tuple[str, ...], pelton: Pelton, kafka: LocalKafka, topic_name: str
+) -> None:
+    ended = pelton(command[0], topic_name, *command[1:], PELTON_BOOTSTRAP=kafka.bootstrap)
+    assert (ended.code, ended.out) == (1, "")
+    assert f"the topic {topic_name} is not there at {kafka.bootstrap}" in ended.err
+
+
+def test_kafka_as_a_config_file_and_the_command_line_say(
+    pelton: Pelton, kafka: LocalKafka, create_topic: CreateTopic, tmp_path: Path
+) -> None:
+    """The section `kafka` alone is read: what is wrong elsewhere in the file is not this command's."""
+    topic = create_topic()
+    config = tmp_path / "pelton.yaml"
+    (tmp_path / "where").write_text(f"{kafka.bootstrap}\n")
+    config.write_text("kafka: {bootstrap.servers: '${file:where}', client.id: mine}\ntargets: {shop: {}}\n")
+    assert pelton("publish", topic, "x", "-c", "pelton.yaml").out == f"{topic}/0/0\n"
+    # The file's place does not matter, the command line wins, and an environment variable stands between.
+    wrong = {"PELTON_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1"}
+    for more, variables in (
+        (["--set", "bootstrap.servers=${env:WHERE}"], {**wrong, "WHERE": kafka.bootstrap}),
+        (["--bootstrap", kafka.bootstrap], wrong),
+    ):
+        ended = pelton(
+            *("tail", topic, "--from", "0", "--no-follow", "--config", str(config)), *more, **variables
+        )
+        assert (ended.code, ended.err) == (0, "")
+        assert "x" in ended.out
+    ended = pelton("tail", topic, "-c", "pelton.yaml", **wrong)
     assert ended.code == 1
-    assert f"the topic {topic_name} is not there" in ended.err
+    assert "127.0.0.1:1" in ended.err
+    # What is set reaches the client: this broker speaks no TLS.
+    ended = pelton("publish", topic, "x", "-c", "pelton.yaml", "--set", "security.protocol=SSL")
+    assert ended.code == 1
+    assert "security.protocol" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sasl.password=hunter2", "--set sasl.password: is a secret in plain sight."),
+        ("sasl.password=${env:NO_SUCH}", "refers to ${env:NO_SUCH}, which is not set"),
+        ("ssl.key.password=${hunter2}", "--set ssl.key.password: "),
+        ("acks=1", "--set acks: is set by Pelton."),
+        ("hunter2", "--set: one of them is no setting. Write it as NAME=VALUE."),
+        ("Sasl Mechanism=PLAIN", "is no Kafka client setting"),
+    ],
+)
+def test_a_setting_that_cannot_be(text: str, said: str, pelton: Pelton) -> None:
+    ended = pelton("publish", "t", "x", "--bootstrap", "127.0.0.1:1", "--set", text)
+    assert (ended.code, ended.out) == (2, "")
+    assert said in ended.err
+    assert "hunter2" not in ended.err
 
 
 @pytest.mark.parametrize("end", ["interrupt", "pipe"])

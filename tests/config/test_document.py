@@ -159,6 +159,8 @@ TREES = st.recursive(
 
 
 @given(st.dictionaries(KEYS, TREES, max_size=6))
+@example({"[key]": None})
+@example({"<mapping>": 1})
 @settings(max_examples=300, deadline=None)
 def test_any_tree_is_a_config_error_at_the_worst(tree: object) -> None:
     _load(yaml.safe_dump(tree, allow_unicode=True).encode("utf-8", "surrogatepass"))

@@ -18,6 +18,7 @@ from pelton.config.schema import json_schema
 from pelton.config.settings import Config, Logging, ProcessLimits, Server
 from pelton.errors import ConfigError
 from pelton.subscription import (
+    Adapt,
     DeliveryMode,
     Descriptors,
     Disposition,
@@ -32,6 +33,8 @@ from pelton.subscription import (
     Start,
     Subscription,
     Target,
+    ThenKey,
+    Tier,
     Tls,
     TransportChoice,
 )
@@ -123,8 +126,24 @@ def test_full_sample_subscriptions() -> None:
         metadata=MetadataPolicy(("x-tenant",), ("priority", "region")),
         filter='event.type == "order.created"',
         concurrency=512,
+        adapt=Adapt.OBSERVE,
+        rate_per_second=0.025,
         timeout_ms=1_500.0,
-        retry=RetryPolicy(5, 50.0, 30_000.0, 2 * 86_400_000.0, OnExhausted.DEAD_LETTER),
+        retry=RetryPolicy(
+            5,
+            50.0,
+            30_000.0,
+            2 * 86_400_000.0,
+            OnExhausted.DEAD_LETTER,
+            (
+                Tier(60_000.0, "retry.notify-shop.1m"),
+                Tier(90_000.0, "retry.notify-shop.90s"),
+                Tier(3_600_000.0, "retry.notify-shop.1h"),
+            ),
+            ThenKey.FOLLOW,
+            43_200_000.0,
+            500,
+        ),
         idempotent=True,
         statuses={
             "NOT_FOUND": Disposition.DROP,

@@ -131,10 +131,10 @@ def test_headers_keep_order_repeats_and_nulls() -> None:
 
 
 def test_the_first_attempt_says_nothing_of_failures() -> None:
-    made = read(builder_of().build(delivery_of(event_of(), generation=-1), {}))
+    made = read(builder_of().build(delivery_of(event_of(), attempt=0, generation=-1), {}))
     assert not made.HasField("last_failure")
     assert not made.HasField("first_attempted")
-    assert (made.attempt, made.fence, made.token, made.replay_id) == (1, 0, 0, "")
+    assert (made.attempt, made.fence, made.token, made.replay_id) == (0, 0, 0, "")
 
 
 def test_in_a_stream_only_what_differs_is_said() -> None:

@@ -14,11 +14,14 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor
 
+from pelton.bridge.logs import logger
 from pelton.bridge.requests import SubscriptionRequests, prepare
-from pelton.errors import ConfigError, Problem, TargetError
-from pelton.kafka.topics import KEPT_FOR_EVER, ensure_topic, partitions_of
+from pelton.errors import BrokerError, ConfigError, Problem, TargetError
+from pelton.kafka.leftovers import unread_tiers
+from pelton.kafka.topics import COMPACTED, KEPT_FOR_EVER, Wanted, cleanup_of, ensure_topics, partitions_of
 from pelton.request import descriptors
 from pelton.rpc.channels import Channels
+from pelton.rpc.choose import check_transport
 from pelton.rpc.reflection import TargetSilent, fetch
 from pelton.subscription import DeliveryMode, Subscription
 
@@ -43,6 +46,8 @@ class Checked:
 
     subscription: Subscription
     requests: SubscriptionRequests | None
+    #: What makes its calls.
+    transport: str
     waiting_for: str = ""
     unseen: str = ""
 
@@ -85,20 +90,46 @@ async def check_subscriptions(
     source: str,
     create_topics: bool,
 ) -> list[Checked]:
-    """Check all of them; ConfigError with every problem. Creates dead-letter topics only if told to."""
+    """Check all of them; ConfigError with every problem. Creates our own topics only if told to."""
     problems: list[Problem] = []
     partitions = await _check_topics(subscriptions, kafka, problems)
+    await _check_following(subscriptions, kafka, partitions, problems)
     checked = await asyncio.gather(
         *(_check_requests(subscription, channels, wall_ms_of, problems) for subscription in subscriptions)
     )
     if problems:
         raise ConfigError(sorted(problems, key=lambda problem: problem.line), source=source)
     if create_topics:
+        followed: list[Wanted] = []
+        hops: list[Wanted] = []
         for subscription in subscriptions:
-            count = max(partitions[topic] for topic in subscription.topics)
-            name = subscription.dead_letter_topic
-            await asyncio.to_thread(ensure_topic, kafka, name, count, KEPT_FOR_EVER)
+            count = _partitions_of(subscription, partitions)
+            if subscription.follow_topic is not None:
+                followed.append(Wanted(subscription.follow_topic, count, COMPACTED))
+            tiers = [tier.topic for tier in subscription.retry.tiers]
+            hops += [Wanted(name, count, KEPT_FOR_EVER) for name in (subscription.dead_letter_topic, *tiers)]
+        # Before the tiers: nothing may be moved that is not remembered.
+        for wanted in filter(None, (followed, hops)):
+            await asyncio.to_thread(ensure_topics, kafka, wanted)
+        await _warn_of_unread_tiers(subscriptions, kafka)
     return [one for one in checked if one is not None]
+
+
+async def _warn_of_unread_tiers(subscriptions: Sequence[Subscription], kafka: Mapping[str, Any]) -> None:
+    try:
+        unread = await asyncio.to_thread(unread_tiers, kafka, subscriptions)
+    except BrokerError as error:
+        logger().warning("not known whether former retry tiers still hold events", error=str(error))
+        return
+    for name, topics in unread.items():
+        for topic, events in topics.items():
+            logger().warning(
+                "a former retry tier holds events that nobody reads",
+                subscription=name,
+                topic=topic,
+                events_max=events,
+                mend="put its delay back under retry.tiers until it is empty",
+            )
 
 
 async def _check_topics(
@@ -111,13 +142,50 @@ async def _check_topics(
             f"subscriptions.{subscription.name}.topics",
             f"topic {topic!r} does not exist.",
             "Source topics are never created by Pelton: create it, or mend the name.",
-            subscription.line,
+            subscription.line_of(f"topics.{topic}"),
         )
         for subscription in subscriptions
         for topic in subscription.topics
         if found.get(topic) is None
     )
     return {topic: count for topic, count in found.items() if count is not None}
+
+
+def _partitions_of(subscription: Subscription, partitions: Mapping[str, int]) -> int:
+    """How many a topic of our own needs: records keep the number that they have in the source."""
+    return max(partitions.get(topic, 0) for topic in subscription.topics)
+
+
+async def _check_following(
+    subscriptions: Sequence[Subscription],
+    kafka: Mapping[str, Any],
+    partitions: Mapping[str, int],
+    problems: list[Problem],
+) -> None:
+    """A topic that is to remember which keys are followed must keep what is written to it; one that is not
+    there yet is made at the start."""
+    topics = {topic: one for one in subscriptions if (topic := one.follow_topic) is not None}
+    if not topics:
+        return
+    found = await asyncio.to_thread(partitions_of, kafka, sorted(topics))
+    for topic, subscription in topics.items():
+        have = found[topic]
+        if have is None:
+            continue
+        needed = _partitions_of(subscription, partitions)
+        cleanup = await asyncio.to_thread(cleanup_of, kafka, topic)
+        wrong = mend = ""
+        if have < needed:
+            wrong = f"has {have} partitions, and a source has {needed}"
+            mend = f"Add partitions to {topic}."
+        elif cleanup != "compact":
+            wrong = f"has cleanup.policy={cleanup}, and would forget which keys are followed"
+            mend = f"Set cleanup.policy=compact on {topic}."
+        if wrong:
+            path = f"subscriptions.{subscription.name}.retry.then_key"
+            problems.append(
+                Problem(path, f"is follow, and the topic {topic} {wrong}.", mend, subscription.line)
+            )
 
 
 async def _check_requests(
@@ -128,13 +196,18 @@ async def _check_requests(
 ) -> Checked | None:
     path = f"subscriptions.{subscription.name}"
     try:
+        choice = await check_transport(subscription, channels)
+    except TargetError as error:
+        problems.append(Problem(f"{path}.transport", str(error), line=subscription.line))
+        return None
+    try:
         described = await describe(subscription, channels)
         if described.waiting_for:
-            return Checked(subscription, None, described.waiting_for)
+            return Checked(subscription, None, choice.value, described.waiting_for)
         requests = prepare(subscription, described.input_type, wall_ms_of)
-        return Checked(subscription, requests, unseen=described.unseen)
+        return Checked(subscription, requests, choice.value, unseen=described.unseen)
     except ConfigError as error:
         problems += error.problems
     except TargetError as error:
-        problems.append(Problem(f"{path}.method", str(error), line=subscription.line))
+        problems.append(Problem(f"{path}.method", str(error), line=subscription.line_of("method")))
     return None

@@ -3,7 +3,7 @@
 Alive is a promise to whoever would restart us: only what a restart could mend makes it false. So a target
 that is down, or a dead-letter topic that cannot be written, is not a reason; a partition with work in which
 nothing has moved for `STUCK_AFTER_MS` is. Ready says that every subscription has its requests checked and
-its place in the group.
+its place in the group, and that its brokers have been heard lately (`running.BROKERS_SILENT_MS`).
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import uvicorn
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -24,13 +25,20 @@ from starlette.routing import Route
 if TYPE_CHECKING:
     from pelton.bridge.running import Running
 
-__all__ = ["STUCK_AFTER_MS", "HttpServer", "Probes"]
+__all__ = ["STUCK_AFTER_MS", "Answering", "HttpServer", "Probes"]
 
 #: Beyond its attempt's time-out, its backoff or its probe, whichever it waits for.
 STUCK_AFTER_MS = 60_000.0
 
 #: How long open connections have to finish when the server stops.
 _CLOSE_SECONDS = 2
+
+
+class Answering(Protocol):
+    """Who answers the two questions: each with the reasons against it, none where all is well."""
+
+    def not_alive(self) -> list[str]: ...
+    def not_ready(self) -> list[str]: ...
 
 
 class Probes:
@@ -63,11 +71,13 @@ class _Server(uvicorn.Server):
 
 
 class HttpServer:
-    """`/livez`, `/readyz` and `/metrics` on the server's own loop."""
+    """`/livez`, `/readyz` and `/metrics` on the server's own loop, on a host and port or a Unix socket."""
 
-    def __init__(self, probes: Probes, registry: CollectorRegistry, host: str, port: int) -> None:
+    def __init__(
+        self, probes: Answering, scrape: Callable[[], Awaitable[bytes]], place: tuple[str, int] | Path
+    ) -> None:
         self._probes = probes
-        self._registry = registry
+        self._scrape = scrape
         app = Starlette(
             routes=[
                 Route("/livez", self._livez),
@@ -75,10 +85,12 @@ class HttpServer:
                 Route("/metrics", self._metrics),
             ]
         )
+        host, port, uds = (*place, None) if isinstance(place, tuple) else ("", 0, str(place))
         config = uvicorn.Config(
             app,
             host=host,
             port=port,
+            uds=uds,
             lifespan="off",
             access_log=False,
             log_config=None,
@@ -93,6 +105,9 @@ class HttpServer:
     async def start(self) -> int:
         """Listen; returns the port. Raises OSError where the address cannot be had."""
         host, port = self._server.config.host, self._server.config.port
+        if self._server.config.uds is not None:
+            self._serving = asyncio.create_task(self._server.serve(), name="http")
+            return 0
         # Not uvicorn's own way, which ends the process where the address is taken.
         sock = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         taken: int = sock.getsockname()[1]
@@ -111,7 +126,7 @@ class HttpServer:
         return _answer(self._probes.not_ready())
 
     async def _metrics(self, _: Request) -> Response:
-        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(await self._scrape(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _answer(reasons: list[str]) -> Response:

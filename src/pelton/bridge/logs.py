@@ -9,27 +9,36 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
 
+from pelton.config.settings import Logging
+from pelton.core.actions import Hop
 from pelton.core.breaker import Health
 from pelton.core.delivery import Delivery
 from pelton.core.outcome import Outcome
 from pelton.event import Partition
 from pelton.kafka.listener import Assigned
 
-__all__ = ["PumpLog", "configure", "logger"]
+__all__ = ["OUT_NAMED_MAX", "PumpLog", "configure", "logger"]
 
 #: What is shown of a target's own words.
 _REASON_CHARS_MAX = 256
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+#: Of the calls that outlive an assignment, so many of each partition are named.
+OUT_NAMED_MAX = 1_000
+#: What moves a terminal's cursor or turns its text around, and halves of characters that no stream can write.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 
 
-def configure(*, json: bool, level: str) -> None:
-    """Send structlog and stdlib logging to standard error, one line each: JSON, or text for people."""
-    number = logging.getLevelNamesMapping()[level.upper()]
+def configure(declared: Logging, *, worker: int | None = None) -> None:
+    """Send structlog and stdlib logging to standard error, one line each: JSON, or text for people.
+
+    `worker` stands in every line, where there are several.
+    """
+    number = logging.getLevelNamesMapping()[declared.level.upper()]
+    json = declared.format == "json" or (declared.format == "auto" and not sys.stderr.isatty())
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if json
@@ -40,6 +49,13 @@ def configure(*, json: bool, level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
+    if worker is not None:
+
+        def say_which(_logger: Any, _method: str, said: structlog.types.EventDict) -> Any:
+            said["worker"] = worker
+            return said
+
+        shared.insert(0, say_which)
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -69,7 +85,8 @@ def logger() -> Any:
 
 def sanitised(reason: str) -> str:
     """A target's words on one line, cut."""
-    line = _CONTROL.sub(" ", reason).strip()
+    # Cut before the search: a target may say megabytes.
+    line = _CONTROL.sub(" ", reason[: 4 * _REASON_CHARS_MAX]).strip()
     return line if len(line) <= _REASON_CHARS_MAX else line[: _REASON_CHARS_MAX - 1] + "…"
 
 
@@ -99,10 +116,16 @@ class PumpLog:
     def revoked(self, partitions: Sequence[Partition]) -> None:
         self._log.info("revoked", partitions=[f"{topic}/{number}" for topic, number in partitions])
 
-    def lost(self, partitions: Sequence[Partition]) -> None:
+    def lost(self, partitions: Sequence[Partition], out: Mapping[Partition, Sequence[int]]) -> None:
+        """`out` has the offsets whose calls go on although the partition is gone: these may come twice."""
         self._log.warning(
             "assignment lost: what is out is refused",
             partitions=[f"{topic}/{number}" for topic, number in partitions],
+            out={
+                f"{topic}/{number}": sorted(offsets)[:OUT_NAMED_MAX]
+                for (topic, number), offsets in out.items()
+                if offsets
+            },
         )
 
     def drain_cut(self, partition: Partition, calls: int) -> None:
@@ -125,6 +148,21 @@ class PumpLog:
             committed=wanted,
             first_offset=got,
             events=got - wanted,
+        )
+
+    def follow_full(self, partition: Partition, keys: int) -> None:
+        self._log.error(
+            "no room to follow another key: its events wait, and in the end their partition",
+            **_of(partition),
+            keys=keys,
+            mend="mend the target, or `pelton release` keys; retry.follow_keys is the bound",
+        )
+
+    def lost_while_parked(self, partition: Partition, events: int) -> None:
+        self._log.error(
+            "events were lost to retention while they were parked behind a key that waits",
+            **_of(partition),
+            events=events,
         )
 
     def health_changed(self, before: Health, after: Health) -> None:
@@ -150,14 +188,36 @@ class PumpLog:
         if self._debug:
             self._log.debug("attempt failed", **_of_delivery(delivery, outcome))
 
-    def dead_lettered(self, delivery: Delivery, outcome: Outcome) -> None:
-        self._log.warning("dead-lettered", **_of_delivery(delivery, outcome))
+    def hopped(self, hop: Hop) -> None:
+        """The broker has it."""
+        if hop.told is not None:
+            return
+        told = _of_delivery(hop.delivery, hop.outcome)
+        if hop.tier is None:
+            self._log.warning("dead-lettered", **told)
+        else:
+            self._log.info("moved to a retry tier", to=hop.tier.topic, **told)
 
-    def dead_letter_refused(self, delivery: Delivery, error: str) -> None:
-        self._log.error(
-            "dead letter not written: the partition waits until it is",
-            delivery_id=delivery.delivery_id,
+    def not_atomic(self, error: str) -> None:
+        self._log.warning(
+            "no transactions: a crash may write a dead letter twice",
             error=error,
+            mend="allow Describe and Write on this group's transactional ids, or say `atomic: never`",
+        )
+
+    def transaction_failed(self, error: str, hops: int) -> None:
+        self._log.info("transaction not committed: tried again", hops=hops, error=error)
+
+    def hop_refused(self, hop: Hop, error: str) -> None:
+        what = "dead letter not written" if hop.tier is None else f"not moved to {hop.tier.topic}"
+        if hop.told is not None:
+            what = "not written that it has ended, for which its key waits"
+        self._log.error(
+            f"{what}: the partition waits until it is",
+            delivery_id=hop.delivery.delivery_id,
+            error=error,
+            mend="see that the topic is there, with as many partitions as the source, and takes records; a "
+            "restart creates one that is missing",
         )
 
 

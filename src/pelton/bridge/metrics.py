@@ -82,7 +82,7 @@ class ServerCollector(Collector):
         )
         settled = CounterMetricFamily(
             "pelton_events_settled",
-            "Events that reached one of the five ends.",
+            "Events that reached one of the ends.",
             labels=["subscription", "end"],
         )
         already = CounterMetricFamily(
@@ -98,6 +98,9 @@ class ServerCollector(Collector):
         opened = GaugeMetricFamily(
             "pelton_events_open", "Events not settled, by state.", labels=["subscription", "state"]
         )
+        timeless = CounterMetricFamily(
+            "pelton_times_ignored", "Events whose ce_time is none: left out.", labels=["subscription"]
+        )
         lost = CounterMetricFamily(
             "pelton_events_lost_to_retention",
             "Events gone from the log before they were read.",
@@ -106,14 +109,15 @@ class ServerCollector(Collector):
         for one in running:
             name, tally, engines = one.name, one.pump.tally, one.pump.engines
             consumed.add_metric([name], tally.consumed)
-            for end in ("acked", "dropped", "filtered", "dead_lettered", "moved"):
+            for end in ("acked", "dropped", "filtered", "dead_lettered", "moved", "lost"):
                 settled.add_metric([name, end], getattr(tally, end))
             already.add_metric([name], tally.already_settled)
             released.add_metric([name], tally.released)
-            for state in ("queued", "calling", "waiting", "parked", "producing"):
+            for state in ("queued", "calling", "waiting", "parked", "shelved", "producing"):
                 opened.add_metric([name, state], sum(getattr(engine, state) for engine in engines))
             lost.add_metric([name], one.pump.offsets_lost)
-        yield from (consumed, settled, already, released, opened, lost)
+            timeless.add_metric([name], one.statistics().times_ignored)
+        yield from (consumed, settled, already, released, opened, lost, timeless)
 
     def _attempts(self, running: Sequence[Running]) -> Iterable[Metric]:
         attempts = CounterMetricFamily("pelton_attempts", "Calls started.", labels=["subscription"])
@@ -148,19 +152,32 @@ class ServerCollector(Collector):
         )
         refused = CounterMetricFamily(
             "pelton_dead_letters_refused",
-            "Dead letters the broker did not take; each is tried again.",
+            "Dead letters and moves the broker did not take; each is tried again.",
+            labels=["subscription"],
+        )
+        rights = GaugeMetricFamily(
+            "pelton_dead_letter_rights",
+            "Dead letters that may be written after calls that were not answered.",
             labels=["subscription"],
         )
         suspects = GaugeMetricFamily(
             "pelton_suspect_keys", "Keys whose events get one attempt each.", labels=["subscription"]
         )
+        followed = GaugeMetricFamily(
+            "pelton_followed_keys",
+            "Keys whose later events go after one that was moved or dead-lettered.",
+            labels=["subscription"],
+        )
         for one in running:
+            followers = [each.followed for each in one.pump.engines if each.followed is not None]
+            followed.add_metric([one.name], sum(map(len, followers)))
             for state in Health:
                 health.add_metric([one.name, state.value], float(one.pump.breaker.health is state))
             opened.add_metric([one.name], one.pump.breaker.opened)
             refused.add_metric([one.name], one.pump.tally.dead_letters_failed)
+            rights.add_metric([one.name], one.pump.breaker.budget.rights)
             suspects.add_metric([one.name], sum(engine.suspect_keys for engine in one.pump.engines))
-        yield from (health, opened, refused, suspects)
+        yield from (health, opened, refused, rights, suspects, followed)
 
     def _partitions(self, running: Sequence[Running]) -> Iterable[Metric]:
         owned = GaugeMetricFamily("pelton_partitions", "Partitions owned.", labels=["subscription"])
@@ -206,7 +223,22 @@ class ServerCollector(Collector):
         for one in running:
             used.add_metric([one.name, "calls"], one.limits.slots.taken)
             most.add_metric([one.name, "calls"], one.limits.slots.slots_max)
-        yield from (used, most)
+        limit = GaugeMetricFamily("pelton_calls_limit", "Calls that may be out now.", labels=["subscription"])
+        found = GaugeMetricFamily(
+            "pelton_calls_limit_found",
+            "Calls that the target can use at once, as adapting finds; also where it only observes.",
+            labels=["subscription"],
+        )
+        costly = GaugeMetricFamily(
+            "pelton_calls_costly", "Calls out that are retries, or of slow keys.", labels=["subscription"]
+        )
+        for one in running:
+            slots = one.limits.slots
+            limit.add_metric([one.name], slots.limit)
+            costly.add_metric([one.name], slots.costly)
+            if slots.adaptive is not None:
+                found.add_metric([one.name], slots.adaptive.found)
+        yield from (used, most, limit, found, costly)
 
     def _commits(self, running: Sequence[Running]) -> Iterable[Metric]:
         commits = CounterMetricFamily(
@@ -217,6 +249,11 @@ class ServerCollector(Collector):
         )
         last = GaugeMetricFamily(
             "pelton_commit_seconds", "Round trip of the last commit.", labels=["subscription"]
+        )
+        silent = GaugeMetricFamily(
+            "pelton_kafka_silent_seconds",
+            "Since any broker was heard, at the last look.",
+            labels=["subscription"],
         )
         maps = CounterMetricFamily(
             "pelton_ack_maps_refused", "Ack maps read back that were not believed.", labels=["subscription"]
@@ -231,6 +268,7 @@ class ServerCollector(Collector):
             commits.add_metric([one.name], statistics.commits)
             errors.add_metric([one.name], statistics.commit_errors)
             last.add_metric([one.name], statistics.last_commit_ms / 1000)
+            silent.add_metric([one.name], statistics.brokers_silent_ms / 1000)
             maps.add_metric([one.name], one.pump.tally.maps_refused + statistics.metadata_unreadable)
             stalled.add_metric([one.name], one.pump.tally.ledger_stalled_ms / 1000)
-        yield from (commits, errors, last, maps, stalled)
+        yield from (commits, errors, last, silent, maps, stalled)

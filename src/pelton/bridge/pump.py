@@ -15,23 +15,28 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
+from pelton import failpoints
+from pelton.bridge.following import Following
 from pelton.bridge.logs import PumpLog
 from pelton.bridge.metrics import CallTimes
-from pelton.core.actions import Commit, DeadLetter, Flow
+from pelton.core.actions import Commit, Flow, Hop
 from pelton.core.breaker import Breaker, Health
 from pelton.core.delivery import Delivery
 from pelton.core.engine import Engine
+from pelton.core.followed import Note
 from pelton.core.limits import Limits
 from pelton.core.outcome import ACKED, Outcome, Status
 from pelton.core.retry import Jitter
 from pelton.core.tally import Tally
+from pelton.core.tiers import arrivals
 from pelton.errors import BrokerError, RequestError
 from pelton.event import Event, Partition
+from pelton.failpoints import Failpoint
 from pelton.kafka.listener import Assigned
 from pelton.rpc.transport import Call, Metadata, OnResults, Transport
 from pelton.subscription import Disposition, Subscription
 
-__all__ = ["DeadLetterSink", "Pump", "Requests", "Source"]
+__all__ = ["HopSink", "Pump", "Requests", "Source"]
 
 #: How soon a paused partition notices that other subscriptions have left room in the process's bounds.
 _PAUSED_CHECK_MS = 100.0
@@ -43,15 +48,19 @@ class Source(Protocol):
     def pause(self, partitions: Collection[Partition]) -> None: ...
     def resume(self, partitions: Collection[Partition]) -> None: ...
     def commit(self, commits: Mapping[Partition, Commit]) -> None: ...
+    def read_again(self, partition: Partition, offsets: tuple[int, ...]) -> None:
+        """What was parked by its offset; the answer comes through `Pump.on_read_again`."""
+        ...
+
     def release(self, partitions: Collection[Partition]) -> None:
         """The partitions of a revoke are drained; the commits asked for before this go out first."""
         ...
 
 
-class DeadLetterSink(Protocol):
-    """Takes dead letters; each comes back once through `Pump.on_produced`."""
+class HopSink(Protocol):
+    """Takes hops; each comes back once through `Pump.on_produced`."""
 
-    def submit(self, dead_letters: Sequence[DeadLetter]) -> None: ...
+    def submit(self, hops: Sequence[Hop]) -> None: ...
 
 
 class Requests(Protocol):
@@ -74,11 +83,14 @@ class Pump:
         jitter: Jitter,
         requests: Requests,
         open_transport: Callable[[OnResults], Transport],
-        open_sink: Callable[[Pump], DeadLetterSink],
+        open_sink: Callable[[Pump], HopSink],
         open_source: Callable[[Pump], Source],
         on_failed: Callable[[BrokerError], None],
         log: PumpLog,
+        wall_ms_of: Callable[[float], float],
+        open_following: Callable[[Pump], Following] | None = None,
     ) -> None:
+        """`open_following` where keys are followed."""
         self.subscription = subscription
         self.breaker = Breaker()
         self.tally = tally
@@ -91,6 +103,8 @@ class Pump:
         self._has_filter = subscription.filter is not None
         self._on_failed = on_failed
         self._log = log
+        #: What the wall clock says at a monotonic time; due times outlive a process, and are its own.
+        self._wall_ms_of = wall_ms_of
         self._health = Health.WELL
         self._engines: dict[Partition, Engine] = {}
         #: Closed engines whose calls are still out.
@@ -99,7 +113,12 @@ class Pump:
         self._draining: dict[Partition, float] = {}
         #: Engines that may have something to say, in the order in which they get their turn.
         self._dirty: dict[Engine, None] = {}
+        #: Paused ones that may go on when others have left room.
         self._paused: dict[Engine, None] = {}
+        #: Engines with costly deliveries only, while such have all the calls that they may.
+        self._held_back: dict[Engine, None] = {}
+        #: The bounds that its partitions share were full at the last turn.
+        self._was_full = False
         #: It has had an assignment: it is a member of its group.
         self.joined = False
         self._all_drained: asyncio.Event | None = None
@@ -110,6 +129,7 @@ class Pump:
         self.transport = open_transport(self.on_results)
         self._sink = open_sink(self)
         self._source = open_source(self)
+        self._following = None if open_following is None else open_following(self)
 
     # -- From Kafka ------------------------------------------------------------------------------------
 
@@ -120,7 +140,12 @@ class Pump:
             engine = self._engines.get(partition)
             if engine is None or engine.draining:
                 continue
-            engine.on_events(events, now_ms, self._intended(events))
+            if engine.tier is None:
+                engine.on_events(events, now_ms, self._intended(events))
+            else:
+                # Its filter has taken it already.
+                arrived = arrivals(events, engine.tier, now_ms, self._wall_ms_of(now_ms))
+                engine.on_events(events, now_ms, arrived)
             self._dirty[engine] = None
         self._turn(now_ms)
 
@@ -133,6 +158,7 @@ class Pump:
         if assigned:
             self._log.assigned(self.subscription.group, assigned)
         now_ms = self._now_ms()
+        following = self._following
         for one in assigned:
             assert one.partition not in self._engines, f"{one.partition} was assigned twice"
             engine = Engine(
@@ -148,11 +174,23 @@ class Pump:
                 jitter=self._jitter,
                 now_ms=now_ms,
                 blocked_keys=self._keys_left_behind(one.partition),
+                followed=None if following is None else following.followed(one.partition),
             )
             self._engines[one.partition] = engine
             self._dirty[engine] = None
             if engine.map_refused is not None:
                 self._log.map_refused(one.partition, engine.map_refused)
+        if following is not None:
+            following.came([self._engines[one.partition] for one in assigned])
+        self._turn(now_ms)
+
+    def on_notes(self, number: int, notes: Sequence[Note], reached: int) -> None:
+        """What is remembered of followed keys in the partitions of this number; see `Following`."""
+        if self._following is None:
+            return
+        now_ms = self._now_ms()
+        concerned = self._following.tell(self._engines.values(), number, notes, reached, now_ms)
+        self._dirty.update(dict.fromkeys(concerned))
         self._turn(now_ms)
 
     def on_revoked(self, partitions: Sequence[Partition]) -> None:
@@ -167,11 +205,12 @@ class Pump:
 
     def on_lost(self, partitions: Sequence[Partition]) -> None:
         """Partitions are somebody else's already: nothing of theirs may be committed."""
-        self._log.lost(partitions)
-        for partition in partitions:
-            engine = self._engines.get(partition)
-            if engine is not None:
-                self._close(engine)
+        held = [self._engines[partition] for partition in partitions if partition in self._engines]
+        self._log.lost(
+            partitions, {engine.partition: [call.offset for call in engine.in_flight()] for engine in held}
+        )
+        for engine in held:
+            self._close(engine)
         self._turn(self._now_ms())
 
     def on_committed(self, offsets: Mapping[Partition, int], error: str | None) -> None:
@@ -182,6 +221,21 @@ class Pump:
         self.offsets_lost += max(0, got - wanted)
         self._log.offsets_lost(partition, wanted, got)
 
+    def on_read_again(
+        self, partition: Partition, asked: Sequence[int], events: Sequence[Event], through: int
+    ) -> None:
+        """What was parked by its offset is here again, or not in the log any more."""
+        engine = self._engines.get(partition)
+        if engine is None:
+            return
+        now_ms = self._now_ms()
+        lost = engine.on_read_again(asked, events, through, now_ms, self._intended(events))
+        if lost:
+            self.offsets_lost += lost
+            self._log.lost_while_parked(partition, lost)
+        self._dirty[engine] = None
+        self._turn(now_ms)
+
     def on_failed(self, error: BrokerError) -> None:
         self._on_failed(error)
 
@@ -191,27 +245,56 @@ class Pump:
         """Attempts have ended."""
         now_ms = self._now_ms()
         self._feed(results, now_ms)
+        failpoints.reach(Failpoint.OUTCOMES_FED)
         self._turn(now_ms)
 
-    def on_produced(self, results: Sequence[tuple[DeadLetter, str | None]]) -> None:
-        """Dead letters were acknowledged by the broker, or not taken, and why."""
+    def on_produced(self, results: Sequence[tuple[Hop, str | None]]) -> None:
+        """Hops were acknowledged by the broker, or not taken, and why."""
+        failpoints.reach(Failpoint.HOPS_ACKED)
         now_ms = self._now_ms()
-        for dead_letter, error in results:
-            delivery = dead_letter.delivery
-            engine = delivery.engine
+        self._take_produced(results, now_ms)
+        self._turn(now_ms)
+
+    def on_transaction(self, engines: Iterable[Engine], results: Sequence[tuple[Hop, str | None]]) -> None:
+        """A transaction has ended, and these commit by themselves again. `results` has those of its hops of
+        which it is decided what became: with it they were taken, or without it they are not."""
+        now_ms = self._now_ms()
+        for engine in engines:
+            if not engine.closed:
+                engine.due.let_go(now_ms)
+                self._dirty[engine] = None
+        self._take_produced(results, now_ms)
+        self._turn(now_ms)
+
+    def on_transaction_unknown(self, engines: Iterable[Engine]) -> None:
+        """What a transaction has committed for these is not known: only their next owner will find out.
+
+        Nothing may be committed over it. `on_failed` ends the process.
+        """
+        for engine in engines:
+            if not engine.closed:
+                self._close(engine)
+        self._turn(self._now_ms())
+
+    def _take_produced(self, results: Sequence[tuple[Hop, str | None]], now_ms: float) -> None:
+        by_engine: dict[Engine, list[tuple[Delivery, str | None]]] = {}
+        for hop, error in results:
+            delivery = hop.delivery
             if error is None:
-                self._log.dead_lettered(delivery, dead_letter.outcome)
+                self._log.hopped(hop)
             else:
-                self._log.dead_letter_refused(delivery, error)
-            engine.on_produced([(delivery, error)], now_ms)
+                self._log.hop_refused(hop, error)
+            by_engine.setdefault(delivery.engine, []).append((delivery, error))
+        for engine, group in by_engine.items():
+            engine.on_produced(group, now_ms)
             if not engine.closed:
                 self._dirty[engine] = None
-        self._turn(now_ms)
 
     # -- The turn --------------------------------------------------------------------------------------
 
     def _turn(self, now_ms: float) -> None:
         """Perform what the engines ask for, until they ask for nothing more that could be done now."""
+        self._limits.slots.turn(now_ms, self.breaker.budget.unwell)
         while True:
             if self.breaker.health is not self._health:
                 self._log.health_changed(self._health, self.breaker.health)
@@ -231,15 +314,26 @@ class Pump:
 
     def _perform(self, now_ms: float) -> list[tuple[Delivery, Outcome]]:
         """Every engine concerned gets its turn once. Returns the attempts that ended before they began."""
+        slots = self._limits.slots
+        if self._limits.full is not self._was_full:
+            self._was_full = not self._was_full
+            if self._was_full:
+                # All partitions pause, or each would take in batches more until its own next turn.
+                self._dirty.update(dict.fromkeys(self._engines.values()))
+        if self._held_back and slots.costly_idle_share:
+            self._dirty.update(self._held_back)
+            self._held_back.clear()
         turn = list(self._dirty | self._paused) if self._paused else list(self._dirty)
         self._dirty.clear()
+        slots.fresh_wanted = any(engine.has_fresh for engine in turn)
         if not self.breaker.closed:
             # Only one of them may probe: one with an event that was never called, and each in its turn.
             turn.sort(key=lambda engine: (engine.untried is None, engine.probed_ms))
         hungry = sum(engine.hungry for engine in turn)
-        share = max(1, self._limits.slots.free // hungry) if hungry else 0
+        share = max(1, slots.free // hungry) if hungry else 0
         starting: list[Delivery] = []
-        dead_letters: list[DeadLetter] = []
+        served: dict[Engine, None] = {}
+        hops: list[Hop] = []
         commits: dict[Partition, Commit] = {}
         pause: list[Partition] = []
         resume: list[Partition] = []
@@ -247,19 +341,29 @@ class Pump:
         for engine in turn:
             actions = engine.take_actions(now_ms, share)
             starting += actions.calls
-            dead_letters += actions.dead_letters
+            hops += actions.hops
             if actions.commit is not None:
                 commits[engine.partition] = actions.commit
+            if actions.read_again:
+                self._source.read_again(engine.partition, actions.read_again)
             if actions.flow is Flow.PAUSE:
                 pause.append(engine.partition)
-                self._paused[engine] = None
             elif actions.flow is Flow.RESUME:
                 resume.append(engine.partition)
+            if engine.paused and not engine.rests:
+                self._paused[engine] = None
+            elif self._paused:
                 self._paused.pop(engine, None)
-            if engine.hungry and (len(actions.calls) == share or self._limits.slots.free == 0):
+            if engine.hungry and len(actions.calls) == share:
+                served[engine] = None
+            elif engine.hungry and slots.free == 0:
                 # It gets its turn first when calls come free: nobody that came later overtakes it.
                 self._dirty[engine] = None
+            elif engine.held_back:
+                self._held_back[engine] = None
             deadline_ms = min(deadline_ms, engine.next_deadline())
+        # Behind those that got none, or whoever is first would take each call that comes free.
+        self._dirty.update(served)
         if self._paused:
             deadline_ms = min(deadline_ms, now_ms + _PAUSED_CHECK_MS)
         self._timer_ms = min(self._timer_ms, deadline_ms)
@@ -269,8 +373,8 @@ class Pump:
             self._source.resume(resume)
         if commits:
             self._source.commit(commits)
-        if dead_letters:
-            self._sink.submit(dead_letters)
+        if hops:
+            self._sink.submit(hops)
         return self._call(starting) if starting else []
 
     def _call(self, starting: list[Delivery]) -> list[tuple[Delivery, Outcome]]:
@@ -286,16 +390,21 @@ class Pump:
             calls.append(Call(delivery, body, metadata, timeout_ms))
         if calls:
             self.transport.submit(calls)
+            failpoints.reach(Failpoint.CALLS_SUBMITTED)
         return refused
 
     def _feed(self, results: Iterable[tuple[Delivery, Outcome]], now_ms: float) -> None:
         observe = self.call_times.observe
+        adaptive = self._limits.slots.adaptive
         by_engine: dict[Engine, list[tuple[Delivery, Outcome]]] = {}
         for result in results:
             delivery, outcome = result
+            took_ms = now_ms - delivery.started_ms
+            observe(took_ms)
             if outcome is not ACKED:
                 self._log.attempt_failed(delivery, outcome)
-            observe(now_ms - delivery.started_ms)
+            elif adaptive is not None:
+                adaptive.samples.append(took_ms)
             engine = delivery.engine
             group = by_engine.get(engine)
             if group is None:
@@ -356,7 +465,10 @@ class Pump:
                 self.transport.cancel(engine.in_flight())
             drained.append(engine)
         if drained:
-            self._source.commit({engine.partition: engine.commit() for engine in drained})
+            # One that is cut within a transaction commits nothing: that might win over the transaction's.
+            commits = {engine.partition: engine.commit() for engine in drained if not engine.due.held}
+            if commits:
+                self._source.commit(commits)
             for engine in drained:
                 self._close(engine)
             self._source.release([engine.partition for engine in drained])
@@ -369,6 +481,9 @@ class Pump:
         self._draining.pop(engine.partition, None)
         self._dirty.pop(engine, None)
         self._paused.pop(engine, None)
+        self._held_back.pop(engine, None)
+        if self._following is not None:
+            self._following.went(engine, self._engines.values())
         if engine.in_flight():
             self._left_behind.setdefault(engine.partition, []).append(engine)
         if not self._engines and self._all_drained is not None:
@@ -424,6 +539,8 @@ class Pump:
                 self._dirty[engine] = None
             else:
                 self._timer_ms = min(self._timer_ms, deadline_ms)
+        if self._following is not None:
+            self._following.look(self._engines.values())
         self._turn(now_ms)
 
     def _cancel_timer(self) -> None:

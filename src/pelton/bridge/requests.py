@@ -5,13 +5,16 @@ Made once at start, when all that can be wrong with them is known; what is left 
 
 from __future__ import annotations
 
+import logging
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from google.protobuf.descriptor import Descriptor
 
 from pelton.core.delivery import Delivery
-from pelton.errors import ConfigError, Problem
+from pelton.errors import ConfigError, Problem, RequestError
 from pelton.event import Event
 from pelton.request.build import Builder, RequestBuilder
 from pelton.request.filter import Filter
@@ -22,6 +25,8 @@ from pelton.rpc.transport import Metadata
 from pelton.subscription import DeliveryMode, Subscription
 
 __all__ = ["SubscriptionRequests", "prepare"]
+
+log = logging.getLogger("pelton.request")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +40,35 @@ class SubscriptionRequests:
     metadata: CallMetadata | None
 
     def accepts(self, event: Event) -> bool:
-        return self.filter is None or self.filter.accepts(event)
+        try:
+            return self.filter is None or self.filter.accepts(event)
+        except (RequestError, MemoryError):
+            raise
+        except Exception as error:
+            raise _unforeseen(error, event) from error
 
     def build(self, delivery: Delivery) -> tuple[bytes, Metadata]:
-        parameters = self.parameters.of(delivery)
-        body = self.builder.build(delivery, parameters)
-        return body, () if self.metadata is None else self.metadata.of(delivery, parameters)
+        try:
+            parameters = self.parameters.of(delivery)
+            body = self.builder.build(delivery, parameters)
+            return body, () if self.metadata is None else self.metadata.of(delivery, parameters)
+        except (RequestError, MemoryError):
+            raise
+        except Exception as error:
+            raise _unforeseen(error, delivery.event) from error
+
+
+def _unforeseen(error: Exception, event: Event) -> RequestError:
+    """A bug of ours that one event has found, as that event's failure.
+
+    Nothing but this event's bytes was at work, and nothing has changed: set aside it costs one event. Ending
+    the process would cost all of them, since the same event comes again after every start. The error's own
+    words may quote the event; where it was raised does not.
+    """
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{type(error).__name__} at {Path(last.filename).name}:{last.lineno}"
+    log.error("a bug in Pelton: no request for %s/%d/%d: %s", *event.position, where)
+    return RequestError(f"a bug in Pelton: {where} ({'/'.join(map(str, event.position))})")
 
 
 def prepare(
@@ -62,7 +90,10 @@ def prepare(
     if subscription.filter is not None and parameters is not None:
         try:
             filter_ = Filter(
-                subscription.filter, parameters.constants, path=f"{path}.filter", line=subscription.line
+                subscription.filter,
+                parameters.constants,
+                path=f"{path}.filter",
+                line=subscription.line_of("filter"),
             )
         except ConfigError as error:
             problems += error.problems

@@ -20,19 +20,28 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
 
+from pelton import failpoints
 from pelton.bridge import logs
 from pelton.bridge.check import check_subscriptions
 from pelton.bridge.dead_letters import DeadLetters
 from pelton.bridge.health import HttpServer, Probes
+from pelton.bridge.listening import listen
 from pelton.bridge.metrics import ServerCollector
 from pelton.bridge.running import Running
+from pelton.bridge.worker import Place
 from pelton.config import secrets
 from pelton.config.load import load
 from pelton.config.settings import Config
 from pelton.core.limits import Bound
-from pelton.errors import BrokerError, ConfigError, PeltonError, Problem
+from pelton.errors import BrokerError
 from pelton.rpc.channels import Channels
 from pelton.rpc.health import HealthServer
 
@@ -46,30 +55,45 @@ EXIT_BUG = 70
 #: After a second signal nothing is waited for: the shell's code for an interrupt.
 EXIT_CUT = 130
 
+#: How long one thread keeps the interpreter from another. The consumers' threads need it several times for
+#: every poll and commit; at Python's own 5 ms each, a busy loop would hold their commits up beyond what may
+#: repeat after a hard kill. But each that waits asks again after every interval, and fifty of them that ask
+#: every millisecond leave it to nobody: then it is Python's own again.
 _SWITCH_INTERVAL_S = 0.001
+_SWITCH_INTERVAL_MAX_S = 0.005
+#: So many subscriptions make it a millisecond longer.
+_SUBSCRIPTIONS_A_MS = 10
+#: So many objects more than at its last look make the collector look again; an open event is a dozen.
+_GC_OBJECTS = 100_000
 #: How often readiness is compared with what gRPC health watchers were told.
 _HEALTH_EVERY_S = 0.5
 
 
-def run(path: Path, *, check: bool = False) -> int:
+def run(path: Path, *, check: bool = False, place: Place | None = None) -> int:
     """Serve the configuration at `path` until told to stop; with `check`, only say whether it could be.
+
+    `place` makes it one of several workers: it answers its supervisor there, and ends with it.
 
     Returns the exit code. Raises PeltonError for what keeps it from starting.
     """
-    # The consumers' threads need the interpreter several times for every poll and commit; at Python's own
-    # 5 ms each, a busy loop would hold their commits up beyond what may repeat after a hard kill.
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     config = load(path, os.environ)
-    json = config.logging.format == "json" or (config.logging.format == "auto" and not sys.stderr.isatty())
-    logs.configure(json=json, level=config.logging.level)
-    return uvloop.run(_Service(config, source=str(path)).run(check=check))
+    sys.setswitchinterval(_switch_interval_s(len(config.subscriptions)))
+    failpoints.arm(os.environ, source=str(path))
+    logs.configure(config.logging, worker=None if place is None else place.number)
+    return uvloop.run(_Service(config, place, source=str(path)).run(check=check))
+
+
+def _switch_interval_s(subscriptions: int) -> float:
+    """For so many consumers' threads."""
+    return min(_SWITCH_INTERVAL_MAX_S, _SWITCH_INTERVAL_S * max(1.0, subscriptions / _SUBSCRIPTIONS_A_MS))
 
 
 class _Service:
     """One run of the server."""
 
-    def __init__(self, config: Config, *, source: str) -> None:
+    def __init__(self, config: Config, place: Place | None, *, source: str) -> None:
         self._config = config
+        self._place = place
         self._source = source
         self._log = logs.logger()
         self._failure: BrokerError | None = None
@@ -80,8 +104,9 @@ class _Service:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._on_exception)
         kafka = secrets.resolve(config.kafka, os.environ)
-        # One reading of both clocks: the wall may jump, the deliveries' times must not.
-        epoch_ms = time.time() * 1000.0 - loop.time() * 1000.0
+        # One reading of both clocks: the wall may jump, the deliveries' times must not. Not of the loop's own
+        # clock, which is the same one but lags behind it: no due time may be read as earlier than it is.
+        epoch_ms = time.time() * 1000.0 - time.monotonic() * 1000.0
 
         def wall_ms_of(now_ms: float) -> float:
             return epoch_ms + now_ms
@@ -109,7 +134,8 @@ class _Service:
                 for one in checked:
                     missing = one.waiting_for or one.unseen
                     state = f"method not checked: {missing}" if missing else "ok"
-                    print(f"{one.subscription.name}: {state}")  # noqa: T201 - what --check was asked for
+                    carried = f"calls by {one.transport}"
+                    print(f"{one.subscription.name}: {state} ({carried})")  # noqa: T201 - what --check was asked for
                 return 0
             process = Bound(config.limits.events_max, config.limits.bytes_max)
             dead_letters = DeadLetters(kafka, loop, wall_ms_of)
@@ -129,12 +155,14 @@ class _Service:
             ]
             probes = Probes(lambda: running)
             http, health = await self._listen(probes, running, process)
-            watching = asyncio.create_task(_watch(probes, running, health), name="health")
+            watching = asyncio.create_task(_watch(probes, running, health), name="health") if health else None
             for subscription, found in zip(running, checked, strict=True):
                 subscription.start(found)
-            # What start made stays; the collector need not walk it again and again.
+            # What start made stays: the collector need not walk it again and again. What comes holds no
+            # cycles and goes when it ends, so it need not look at every batch either.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(_GC_OBJECTS)
             await stopping
 
             probes.stopping = True
@@ -143,8 +171,10 @@ class _Service:
             )
             await asyncio.gather(*(one.stop() for one in running))
             await dead_letters.close()
-            watching.cancel()
-            await asyncio.gather(http.stop(), health.stop())
+            if health is not None and watching is not None:
+                watching.cancel()
+                await health.stop()
+            await http.stop()
             self._log.info("stopped")
         finally:
             await channels.close()
@@ -154,33 +184,22 @@ class _Service:
 
     async def _listen(
         self, probes: Probes, running: list[Running], process: Bound
-    ) -> tuple[HttpServer, HealthServer]:
-        server = self._config.server
+    ) -> tuple[HttpServer, HealthServer | None]:
         registry = CollectorRegistry()
         registry.register(ServerCollector(lambda: [one for one in running if one.started], process))
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=registry)
-        http = HttpServer(probes, registry, server.http_host, server.http_port)
-        health = HealthServer(f"{server.grpc_host}:{server.grpc_port}")
-        try:
-            http_port = await http.start()
-        except OSError as error:
-            raise self._taken("server.http", f"{server.http_host}:{server.http_port}", error) from error
-        try:
-            grpc_port = await health.start()
-        except OSError as error:
-            await http.stop()
-            raise self._taken("server.grpc", f"{server.grpc_host}:{server.grpc_port}", error) from error
-        self._log.info(
-            "listening", http=f"{server.http_host}:{http_port}", grpc_health=f"{server.grpc_host}:{grpc_port}"
-        )
-        return http, health
 
-    def _taken(self, path: str, address: str, error: OSError) -> PeltonError:
-        problem = Problem(
-            path, f"cannot listen on {address}: {error.strerror or error}.", "Free it, or choose another."
-        )
-        return ConfigError([problem], source=self._source)
+        async def scrape() -> bytes:
+            return generate_latest(registry)
+
+        if self._place is not None:
+            http = HttpServer(probes, scrape, self._place.socket)
+            await http.start()
+            return http, None
+        server = self._config.server
+        http = HttpServer(probes, scrape, (server.http_host, server.http_port))
+        return http, await listen(server, http, source=self._source)
 
     def _on_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         def stop(number: signal.Signals) -> None:
@@ -192,6 +211,14 @@ class _Service:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop, number)
+        if self._place is not None:
+            # The supervisor holds the other end of our standard input, so its end ends us, in order.
+            def orphaned() -> None:
+                loop.remove_reader(sys.stdin)
+                self._log.warning("stopping: the supervisor is gone")
+                self._stop.set()
+
+            loop.add_reader(sys.stdin, orphaned)
 
     def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A callback has raised. On the data path that is a bug: end at once, and commit nothing more."""

@@ -38,6 +38,9 @@ app = App(
 app.command("pelton.cli.serve:serve", name="serve", help="Deliver events as a configuration says.")
 app.command("pelton.cli.publish:publish", name="publish", help="Publish one event, or a few.")
 app.command("pelton.cli.tail:tail", name="tail", help="Show the events of a topic as they come.")
+app.command(
+    "pelton.cli.release:release", name="release", help="Let keys go on whose events follow a dead letter."
+)
 app.command("pelton.cli.kafka:app", name="kafka", help="A real Apache Kafka on this computer.")
 app.command("pelton.cli.version:version", name="version", help="Versions of Pelton and what it runs on.")
 

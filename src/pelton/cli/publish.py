@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Final
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from pelton.cli.bootstrap import Bootstrap, bootstrap_of
+from pelton.cli.bootstrap import Bootstrap, ConfigFile, Set, settings_of
 from pelton.cli.quiet import say_once
 from pelton.errors import ConfigError, Problem, PublishError
 
@@ -41,6 +41,8 @@ def publish(
     tombstone: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     count: Annotated[int, Parameter(validator=Number(gte=1))] = 1,
     bootstrap: Bootstrap = "",
+    config: ConfigFile = None,
+    set: Set = (),
 ) -> None:
     """Publish one event, and print its position once the broker has it.
 
@@ -89,15 +91,28 @@ def publish(
             )
 
     say_once()
-    asyncio.run(_publish(bootstrap_of(bootstrap), events()))
+    settings = settings_of(bootstrap, config, set)
+    _must_be_there(topic, settings)
+    asyncio.run(_publish(settings, events()))
 
 
-async def _publish(bootstrap: str, events: Iterator[NewEvent]) -> None:
+def _must_be_there(topic: str, settings: Mapping[str, Any]) -> None:
+    """A producer waits for a topic that does not exist, and then says that a message has timed out."""
+    from pelton.kafka.settings import bootstrap_of
+    from pelton.kafka.topics import partitions_of
+
+    if partitions_of(settings, [topic])[topic] is None:
+        raise PublishError(
+            f"the topic {topic} is not there at {bootstrap_of(settings)}. Check its name, or create it."
+        )
+
+
+async def _publish(settings: Mapping[str, Any], events: Iterator[NewEvent]) -> None:
     from itertools import islice
 
     from pelton.kafka.publisher import Publisher
 
-    async with Publisher(bootstrap) as publisher:
+    async with Publisher(settings) as publisher:
         while batch := list(islice(events, BATCH_EVENTS)):
             failed: PublishError | None = None
             for result in await publisher.publish_many(batch):

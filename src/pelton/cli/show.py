@@ -99,5 +99,8 @@ def _json_bytes(raw: bytes | None) -> str | dict[str, str] | None:
 
 
 def _time(published_ms: int) -> str:
-    at = datetime.fromtimestamp(published_ms / 1_000, UTC)
+    try:
+        at = datetime.fromtimestamp(published_ms / 1_000, UTC)
+    except (ValueError, OverflowError):  # beyond the year 9999: the broker keeps whatever a client writes
+        return f"{published_ms} ms"
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")

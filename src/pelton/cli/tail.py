@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from pelton.cli.bootstrap import Bootstrap, bootstrap_of
+from pelton.cli.bootstrap import Bootstrap, ConfigFile, Set, settings_of
 from pelton.cli.quiet import say_once
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Mapping
 
     from pelton.event import Event
 
@@ -35,6 +35,8 @@ def tail(
     follow: Annotated[bool, Parameter(show_default=False)] = True,
     output: Literal["text", "json"] = "text",
     bootstrap: Bootstrap = "",
+    config: ConfigFile = None,
+    set: Set = (),
 ) -> None:
     """Show the events of a topic as they come, until Ctrl-C. No group is joined, nothing is committed.
 
@@ -54,11 +56,12 @@ def tail(
         Text for people, or one line of JSON per event.
     """
     say_once()
-    asyncio.run(_tail(bootstrap_of(bootstrap), topic, start, partition, count_max, follow, output))
+    settings = settings_of(bootstrap, config, set)
+    asyncio.run(_tail(settings, topic, start, partition, count_max, follow, output))
 
 
 async def _tail(
-    bootstrap: str,
+    settings: Mapping[str, Any],
     topic: str,
     start: str | int,
     partition: int | None,
@@ -70,7 +73,6 @@ async def _tail(
     from pelton.kafka.tail import tail as events_of
 
     show = as_json if output == "json" else as_text
-    settings = {"bootstrap.servers": bootstrap}
     events = events_of(settings, topic, start=start, partition=partition, count_max=count_max, follow=follow)
     # It is declared as an iterator, and is a generator: one that must be closed for its client to be.
     async with aclosing(cast("AsyncGenerator[Event, None]", events)):

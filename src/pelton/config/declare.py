@@ -5,7 +5,8 @@ Each value by itself has been checked by the shape; nothing here reads a file or
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 
 from pelton.config.address import is_loopback
 from pelton.config.passthrough import CLASSIC_ONLY, MAX_POLL_INTERVAL_MS, is_secret
@@ -14,17 +15,23 @@ from pelton.config.schema import ServerShape, SubscriptionShape, TargetShape
 from pelton.config.settings import Server
 from pelton.config.values import format_duration
 from pelton.subscription import (
+    Adapt,
+    Atomic,
     DeliveryMode,
     Descriptors,
     Disposition,
     Intake,
     MetadataPolicy,
+    Ordering,
     Parameter,
     RequestMapping,
     RetryPolicy,
     Subscription,
     Target,
+    ThenKey,
+    Tier,
     Tls,
+    TransportChoice,
 )
 
 __all__ = [
@@ -111,17 +118,21 @@ def declare_subscription(
 ) -> Subscription | None:
     """The subscription, or None if its target is not sound."""
     path: Path = ("subscriptions", name)
+    _check_transport(shape, path, problems)
     _check_times(shape, path, {**kafka, **shape.kafka}, problems)
     method = _method(shape, path, problems)
     parameters = _parameters(shape, path, problems)
-    dead_letter_topic = f"dlq.{name}" if shape.dead_letters is None else shape.dead_letters.topic
+    named = None if shape.dead_letters is None else shape.dead_letters.topic
+    dead_letter_topic = named or f"dlq.{name}"
     if dead_letter_topic in shape.topics:
-        at = (*path, "topics") if shape.dead_letters is None else (*path, "dead_letters", "topic")
+        at = (*path, "topics") if named is None else (*path, "dead_letters", "topic")
         problems.add(
             at,
             f"{dead_letter_topic} is a source topic and the dead-letter topic at once.",
             "Name another topic.",
         )
+    tiers = _tiers(name, shape, dead_letter_topic, problems)
+    _check_following(name, shape, dead_letter_topic, problems)
     if shape.idempotent and shape.on_status.get("ALREADY_EXISTS", Disposition.ACK) is not Disposition.ACK:
         problems.add(
             (*path, "on_status", "ALREADY_EXISTS"),
@@ -148,7 +159,9 @@ def declare_subscription(
         metadata=MetadataPolicy(tuple(shape.metadata.headers), tuple(shape.metadata.parameters)),
         filter=shape.filter,
         ordering=shape.ordering,
-        concurrency=shape.concurrency,
+        concurrency=shape.concurrency if isinstance(shape.concurrency, int) else shape.concurrency.max,
+        adapt=Adapt.OFF if isinstance(shape.concurrency, int) else shape.concurrency.adapt,
+        rate_per_second=shape.rate,
         timeout_ms=shape.timeout,
         retry=RetryPolicy(
             attempts=retry.attempts,
@@ -156,6 +169,10 @@ def declare_subscription(
             backoff_max_ms=retry.backoff[1],
             give_up_after_ms=retry.give_up_after,
             on_exhausted=retry.on_exhausted,
+            tiers=tiers,
+            then_key=retry.then_key,
+            follow_for_ms=retry.follow_for,
+            follow_keys_max=retry.follow_keys,
         ),
         idempotent=shape.idempotent,
         statuses=shape.on_status,
@@ -170,9 +187,20 @@ def declare_subscription(
         start=shape.start,
         drain_timeout_ms=shape.drain_timeout,
         dead_letter_topic=dead_letter_topic,
+        atomic=Atomic.AUTO if shape.dead_letters is None else shape.dead_letters.atomic,
         kafka=shape.kafka,
         line=problems.places.mark(path)[0],
+        lines={option: problems.places.line((*path, *steps)) for option, steps in _judged_later(shape)},
     )
+
+
+def _judged_later(shape: SubscriptionShape) -> Iterator[tuple[str, Path]]:
+    """Options that only the brokers and the target can judge, and where they stand."""
+    for number, topic in enumerate(shape.topics):
+        yield f"topics.{topic}", ("topics", number)
+    for option in ("method", "filter"):
+        if option in shape.model_fields_set:
+            yield option, (option,)
 
 
 def check_groups(groups: Mapping[str, str], problems: Problems) -> None:
@@ -192,6 +220,15 @@ def declare_server(shape: ServerShape, problems: Problems) -> Server:
     if shape.http == shape.grpc and shape.http[1] != 0:
         problems.add(("server", "grpc"), "is the address of `http` too.", "Give one of them another port.")
     return Server(*shape.http, *shape.grpc)
+
+
+def _check_transport(shape: SubscriptionShape, path: Path, problems: Problems) -> None:
+    if shape.transport is TransportChoice.NATIVE and shape.delivery is DeliveryMode.STREAM:
+        problems.add(
+            (*path, "transport"),
+            "is native, which makes unary calls, and `delivery: stream` makes none.",
+            "Write auto or aio, or use `delivery: unary` or `handler`.",
+        )
 
 
 def _check_times(shape: SubscriptionShape, path: Path, kafka: Settings, problems: Problems) -> None:
@@ -215,6 +252,85 @@ def _check_times(shape: SubscriptionShape, path: Path, kafka: Settings, problems
             (*path, "retry", "give_up_after"),
             f"is shorter than one attempt may take ({format_duration(shape.timeout)}).",
             "Raise it, or lower `timeout`.",
+        )
+
+
+def _tiers(
+    name: str, shape: SubscriptionShape, dead_letter_topic: str, problems: Problems
+) -> tuple[Tier, ...]:
+    """The retry tiers, each with its topic; what they do to the order must have been said."""
+    retry, path = shape.retry, ("subscriptions", name, "retry")
+    if not retry.tiers:
+        return ()
+    tiers = tuple(Tier(delay, f"retry.{name}.{format_duration(delay)}") for delay in retry.tiers)
+    at = (*path, "tiers")
+    if shape.ordering is Ordering.PARTITION:
+        problems.add(
+            at,
+            "contradicts `ordering: partition`: an event in a tier would be overtaken by all behind it.",
+            "Remove it, or use `ordering: key` or `none`.",
+        )
+    elif shape.ordering is Ordering.KEY and "then_key" not in retry.model_fields_set:
+        problems.add(
+            at,
+            "gives up the order of an event that is moved, and nothing says what becomes of its key.",
+            "Add `then_key: continue`: later events of the key go on meanwhile; or `then_key: follow`.",
+        )
+    for before, after in itertools.pairwise(tiers):
+        if after.delay_ms <= before.delay_ms:
+            wait, longer = format_duration(after.delay_ms), format_duration(before.delay_ms)
+            problems.add(
+                at, f"has {wait} behind {longer}.", "List the waits from the shortest to the longest."
+            )
+    total_ms = sum(retry.tiers)
+    if total_ms >= retry.give_up_after:
+        problems.add(
+            (*path, "give_up_after"),
+            f"is {format_duration(retry.give_up_after)}, and the waits of the tiers alone are "
+            f"{format_duration(total_ms)}: an event would be given up before it has been through them.",
+            f"Set `give_up_after` above {format_duration(total_ms)}, or take tiers away.",
+        )
+    for tier in tiers:
+        for other, what, mend in (
+            (shape.topics, "a source topic", "Take it off `topics`."),
+            ([dead_letter_topic], "the dead-letter topic", "Give the dead letters another topic."),
+        ):
+            if tier.topic in other:
+                problems.add(at, f"{tier.topic} is {what} and a retry tier at once.", mend)
+    return tiers
+
+
+def _check_following(name: str, shape: SubscriptionShape, dead_letter_topic: str, problems: Problems) -> None:
+    """`then_key: follow` where the order that it keeps is there to be kept."""
+    retry, path = shape.retry, ("subscriptions", name, "retry")
+    if retry.then_key is not ThenKey.FOLLOW:
+        for option in ("follow_for", "follow_keys"):
+            if option in retry.model_fields_set:
+                problems.add(
+                    (*path, option),
+                    "is there without `then_key: follow`.",
+                    "Add `then_key: follow`, or remove it.",
+                )
+        return
+    at = (*path, "then_key")
+    if shape.ordering is not Ordering.KEY:
+        problems.add(
+            at,
+            f"is follow, and `ordering: {shape.ordering.value}` has no keys whose order it could keep.",
+            "Use `ordering: key`, or remove it.",
+        )
+    if shape.dead_letters is not None and shape.dead_letters.atomic is Atomic.NEVER:
+        problems.add(
+            (*path[:2], "dead_letters", "atomic"),
+            "is never, and `then_key: follow` must write an event that leaves and its key's state as one.",
+            "Remove it, or use `then_key: continue`.",
+        )
+    topic = f"follow.{name}"
+    if topic in (*shape.topics, dead_letter_topic):
+        problems.add(
+            at,
+            f"is follow, and keeps its notes in {topic}, which is another topic here.",
+            "Name it otherwise.",
         )
 
 

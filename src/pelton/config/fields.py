@@ -178,9 +178,9 @@ def section(hint: str = "Write its options below it, indented.") -> BeforeValida
     return BeforeValidator(read)
 
 
-def word(*options: str, unbuilt: tuple[str, ...] = ()) -> tuple[PlainValidator, WithJsonSchema]:
+def word(*options: str) -> tuple[PlainValidator, WithJsonSchema]:
     """One of a few words."""
-    return PlainValidator(values.choice(options, unbuilt)), form("string", enum=list(options))
+    return PlainValidator(values.choice(options)), form("string", enum=list(options))
 
 
 def words(options: type[Enum], unbuilt: tuple[str, ...] = ()) -> tuple[PlainValidator, WithJsonSchema]:

@@ -32,6 +32,7 @@ OWNED: Mapping[str, tuple[str, str]] = {
         "Use `start` of the subscription to say where a new one begins.",
     ),
     "enable.partition.eof": ("The end of a partition is no event.", "Remove it."),
+    "statistics.interval.ms": ("Readiness is told from these reports.", "Remove it."),
     "acks": (_KEEPS_DEAD_LETTERS, "Remove it."),
     "request.required.acks": (_KEEPS_DEAD_LETTERS, "Remove it."),
     "enable.idempotence": (_KEEPS_DEAD_LETTERS, "Remove it."),

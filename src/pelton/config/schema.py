@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PlainValidator, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PlainValidator, Tag, WithJsonSchema
 
 from pelton.config import values
 from pelton.config.fields import (
@@ -47,6 +47,8 @@ from pelton.config.fields import (
 )
 from pelton.config.settings import Logging, ProcessLimits
 from pelton.subscription import (
+    Adapt,
+    Atomic,
     DeliveryMode,
     Disposition,
     Intake,
@@ -56,10 +58,11 @@ from pelton.subscription import (
     Start,
     Subscription,
     Target,
+    ThenKey,
     TransportChoice,
 )
 
-__all__ = ["FileShape", "ServerShape", "SubscriptionShape", "TargetShape", "json_schema"]
+__all__ = ["FileShape", "KafkaShape", "ServerShape", "SubscriptionShape", "TargetShape", "json_schema"]
 
 #: Above these a config is generated, and by mistake.
 SUBSCRIPTIONS_MAX = 256
@@ -73,6 +76,12 @@ LISTED_MAX = 64
 MESSAGE_BYTES_MAX = (1 << 31) - 1
 
 _DAY_MS = 86_400_000.0
+
+#: Below it a wait in memory does the same for less.
+TIER_DELAY_MIN_MS = 1_000.0
+TIER_DELAY_MAX_MS = 7 * _DAY_MS
+#: Each is a topic that is read, with a partition for every one of the source.
+TIERS_MAX = 8
 
 _retry = RetryPolicy()
 _intake = Intake()
@@ -155,8 +164,16 @@ class RetryShape(_Shape):
     """From the first attempt on. Default 24h."""
     on_exhausted: Annotated[OnExhausted, *words(OnExhausted)] = _retry.on_exhausted
     """dead_letter (default): set the event aside. hold: try for ever, its key waits."""
-    then_key: Annotated[str, *word("continue", unbuilt=("follow",))] = "continue"
-    """Later events of the key of a dead letter go on."""
+    tiers: Annotated[
+        list[Annotated[float, *duration(TIER_DELAY_MIN_MS, TIER_DELAY_MAX_MS)]], listed("duration", TIERS_MAX)
+    ] = Field(default_factory=list)
+    """Longer waits, in topics of their own, each with one attempt more: [1m, 10m, 1h]. Default none."""
+    then_key: Annotated[ThenKey, *words(ThenKey)] = _retry.then_key
+    """continue (default): later events of a key go on when one was moved or set aside. follow: after it."""
+    follow_for: Annotated[float, *duration(1_000, 365 * _DAY_MS)] = _retry.follow_for_ms
+    """How long later events of a key follow one of it into the dead letters. Default 24h."""
+    follow_keys: Annotated[int, *count(1, 1_000_000)] = _retry.follow_keys_max
+    """Keys that are followed, of one partition; at the bound it waits. Default 10000."""
 
 
 class PartitionIntakeShape(_Shape):
@@ -196,6 +213,19 @@ class IntakeShape(_Shape):
     parked: Annotated[ParkedIntakeShape, section()] = Field(default_factory=ParkedIntakeShape)
 
 
+class ConcurrencyShape(_Shape):
+    """Calls out at once, found by trying between 4 and `max`."""
+
+    max: Annotated[int, *count(1, 10_000)] = _subscription.concurrency
+    """Never more than this. Default 256."""
+    adapt: Annotated[
+        Adapt,
+        PlainValidator(values.adapt),
+        WithJsonSchema({"anyOf": [{"type": "boolean"}, {"enum": ["observe"]}]}),
+    ] = Adapt.OFF
+    """true: follow what the target can do at once. observe: compute and show it only. Default false."""
+
+
 class ComputedShape(_Shape):
     """A parameter computed for each delivery."""
 
@@ -215,8 +245,10 @@ class MetadataShape(_Shape):
 class DeadLettersShape(_Shape):
     """Where events are set aside."""
 
-    topic: Topic
+    topic: Topic | None = None
     """Default dlq.<subscription>."""
+    atomic: Annotated[Atomic, *words(Atomic)] = _subscription.atomic
+    """auto (default): in one transaction with the offset, if Kafka allows it. never: one, then the other."""
 
 
 class DescriptorsShape(_Shape):
@@ -279,8 +311,15 @@ class SubscriptionShape(_Shape):
     """A CEL expression; only events for which it is true are delivered."""
     ordering: Annotated[Ordering, *words(Ordering)] = _subscription.ordering
     """key (default), partition or none."""
-    concurrency: Annotated[int, *count(1, 10_000)] = _subscription.concurrency
-    """Calls out at once, per process. Default 256."""
+    concurrency: Annotated[
+        Annotated[int, *count(1, 10_000), Tag(PLAIN)] | Annotated[ConcurrencyShape, Tag(MAPPING)],
+        Discriminator(is_mapping),
+    ] = _subscription.concurrency
+    """Calls out at once, per process. Default 256. Or {max, adapt}."""
+    rate: (
+        Annotated[float, PlainValidator(values.rate), form("string", pattern=r"^[0-9.]+/(s|m|h)$")] | None
+    ) = None
+    """Calls started in a second, minute or hour, per process: 500/s. Default: no bound."""
     timeout: Annotated[float, *duration(1, 3_600_000)] = _subscription.timeout_ms
     """Of one attempt. Default 10s."""
     retry: Annotated[RetryShape, section()] = Field(default_factory=RetryShape)
@@ -299,10 +338,8 @@ class SubscriptionShape(_Shape):
     """How long a revoke or a stop waits for the calls that are out. Default 15s."""
     dead_letters: Annotated[DeadLettersShape | None, section("Write `dead_letters: {topic: <name>}`.")] = None
     """Where events are set aside."""
-    transport: Annotated[TransportChoice, *words(TransportChoice, unbuilt=("native",))] = (
-        _subscription.transport
-    )
-    """What makes the calls. Default auto."""
+    transport: Annotated[TransportChoice, *words(TransportChoice)] = _subscription.transport
+    """What makes the calls: aio, native, or auto (default): native where it is installed."""
     group: Group | None = None
     """The consumer group. Default pelton.<name>."""
     kafka: KafkaSettings = Field(default_factory=dict)
@@ -340,6 +377,12 @@ class LoggingShape(_Shape):
         *word("debug", "info", "warning", "error"),
     ] = _logging.level
     """debug, info (default), warning or error."""
+
+
+class KafkaShape(_Shape):
+    """The section `kafka` alone, for commands that need no more of a file."""
+
+    kafka: KafkaSettings
 
 
 class FileShape(_Shape):

@@ -11,7 +11,6 @@ from pelton.config.problems import Path
 
 __all__ = ["UNBUILT", "unbuilt"]
 
-_LIMITED = "Bound the calls by `concurrency`."
 _REMOVE = "Remove it."
 
 #: Path, with * for any name -> what to do for now.
@@ -23,27 +22,26 @@ UNBUILT: Mapping[tuple[str, ...], str] = {
     ("tracing",): _REMOVE,
     ("workers",): "Start one process per slot; they share the consumer group.",
     ("kafka", "schema.registry.url"): _REMOVE,
-    ("kafka", "transactional.id"): "Dead letters are written with acks=all and then passed.",
     ("server", "auth"): "Keep the server on loopback.",
     ("server", "tls"): "Keep the server on loopback.",
     ("server", "workers"): "Start one process per slot; they share the consumer group.",
-    ("targets", "*", "adaptive_concurrency"): _LIMITED,
+    (
+        "targets",
+        "*",
+        "adaptive_concurrency",
+    ): "Write `concurrency: {max: 256, adapt: true}` on the subscription.",
     ("targets", "*", "breaker"): _REMOVE,
     ("targets", "*", "compression"): _REMOVE,
-    ("targets", "*", "rate_limit"): _LIMITED,
+    ("targets", "*", "rate_limit"): "Write `rate` on the subscription.",
     ("targets", "*", "auth", "basic"): "Use `bearer`.",
     ("targets", "*", "auth", "oauth2"): "Use `bearer` with a file that is kept fresh.",
-    ("subscriptions", "*", "adaptive_concurrency"): _LIMITED,
     ("subscriptions", "*", "batch"): "Use `delivery: stream`, which sends batches.",
-    ("subscriptions", "*", "rate_limit"): _LIMITED,
     ("subscriptions", "*", "schema"): _REMOVE,
     ("subscriptions", "*", "schema_registry"): _REMOVE,
     ("subscriptions", "*", "validate"): _REMOVE,
     ("subscriptions", "*", "workers"): "Start one process per slot; they share the consumer group.",
     ("subscriptions", "*", "dead_letters", "retention"): "Set it on the topic.",
-    ("subscriptions", "*", "dead_letters", "transactional"): _REMOVE,
-    ("subscriptions", "*", "retry", "budget"): _REMOVE,
-    ("subscriptions", "*", "retry", "tiers"): "Waits are held in memory; set `backoff`.",
+    ("subscriptions", "*", "retry", "budget"): "There is one, always, and it has no options.",
 }
 
 

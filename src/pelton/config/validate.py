@@ -44,17 +44,17 @@ _MISSING: Mapping[str, str] = {
 
 
 def check_shape(
-    data: dict[str, Value], context: Context, outline: Outline, problems: Problems
-) -> FileShape | None:
-    """Add every mistake of the values, each taken by itself; the whole file read, if there was none."""
+    data: dict[str, Value], context: Context, outline: Outline, problems: Problems, shape: type[Shape]
+) -> Shape | None:
+    """Add every mistake of the values, each taken by itself; all of `shape` read, if there was none."""
     misplaced = _sweep_references(data, (), problems)
     flawed: set[Path] = set()
-    whole: FileShape | None = None
+    whole: Shape | None = None
     try:
-        whole = FileShape.model_validate(data, context=context)
+        whole = shape.model_validate(data, context=context)
     except ValidationError as error:
         for details in error.errors(include_url=False):
-            path = _path(details["loc"])
+            path = _path(details["loc"], details["type"])
             flawed.add(path)
             if path not in misplaced:
                 _explain(path, details, outline, problems)
@@ -90,9 +90,19 @@ def _one(shape: type[Shape], value: Value, context: Context) -> Shape | None:
         return None
 
 
-def _path(location: tuple[str | int, ...]) -> Path:
-    """Steps in the file only: pydantic adds a union's branch, and `[key]` where a key itself is wrong."""
-    return tuple(step for step in location if step not in (MAPPING, PLAIN, "[key]"))
+def _path(location: tuple[str | int, ...], kind: str) -> Path:
+    """Steps in the file only: pydantic adds a union's branch, and a last `[key]` where a key itself is wrong.
+
+    Where the key is no option, the last step is the key, whatever it looks like.
+    """
+    if kind != "extra_forbidden" and location and location[-1] == "[key]":
+        location = location[:-1]
+    last = len(location) - 1
+    return tuple(
+        step
+        for at, step in enumerate(location)
+        if step not in (MAPPING, PLAIN) or (kind == "extra_forbidden" and at == last)
+    )
 
 
 def _explain(path: Path, details: ErrorDetails, outline: Outline, problems: Problems) -> None:

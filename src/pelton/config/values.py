@@ -13,7 +13,7 @@ from datetime import datetime
 
 from pelton.config.problems import Flaw, nearest, shown
 from pelton.core.outcome import Status
-from pelton.subscription import Start, is_reserved_metadata
+from pelton.subscription import Adapt, Start, is_reserved_metadata
 
 __all__ = [
     "METHOD",
@@ -145,6 +145,32 @@ def backoff(value: object) -> tuple[float, float]:
     if least > most:
         raise Flaw(f"starts above its end: {first} is longer than {last}.", f"Write {last}..{first}.")
     return least, most
+
+
+_RATE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)/(s|m|h)")
+#: Once an hour, and more than any process makes.
+_RATE_MIN = 1.0 / 3_600.0
+_RATE_MAX = 1_000_000.0
+
+
+def rate(value: object) -> float:
+    """`500/s`: so many a second, minute or hour, as a number a second."""
+    match = _RATE.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise Flaw(f"is {shown(value)}, not a rate.", "Write a number by s, m or h, such as 500/s.")
+    per_second = float(match[1]) * 1_000.0 / _UNIT_MS[match[2]]
+    if not _RATE_MIN <= per_second <= _RATE_MAX:
+        raise Flaw(f"is {value}, out of bounds.", "Write a rate from 1/h to 1000000/s.")
+    return per_second
+
+
+def adapt(value: object) -> Adapt:
+    """`true`, `false` or `observe`."""
+    if value == "observe":
+        return Adapt.OBSERVE
+    if isinstance(value, bool):
+        return Adapt.ON if value else Adapt.OFF
+    raise Flaw(f"is {shown(value)}, not one of true, false, observe.", "Write true, false or observe.")
 
 
 def format_size(number: int) -> str:

@@ -6,11 +6,11 @@ Only decoding lives here: which part of a document is wanted is `variables.py` a
 from __future__ import annotations
 
 import json
-from itertools import accumulate
 from typing import Any, NoReturn
 
 from pelton.errors import RequestError
 from pelton.event import Event
+from pelton.nesting import nests_deeper
 
 __all__ = ["JSON_BYTES_MAX", "JSON_DEPTH_MAX", "document_of", "refuse", "text_of"]
 
@@ -62,10 +62,6 @@ def _refuse_constant(name: str) -> NoReturn:
 
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant)
 
-#: Brackets become steps of depth (+1, -1 as signed bytes); everything else is deleted.
-_STEPS = bytes.maketrans(b"{[}]", b"\x01\x01\xff\xff")
-_NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"{[}]")
-
 
 def _decode(event: Event) -> Any:
     value = event.value
@@ -73,7 +69,7 @@ def _decode(event: Event) -> Any:
         return None
     if len(value) > JSON_BYTES_MAX:
         refuse(event, f"event.json: the value has {len(value)} bytes, more than {JSON_BYTES_MAX}")
-    if value.count(b"{") + value.count(b"[") > JSON_DEPTH_MAX and _depth(value) > JSON_DEPTH_MAX:
+    if nests_deeper(value, JSON_DEPTH_MAX):
         refuse(event, f"event.json: the value is nested deeper than {JSON_DEPTH_MAX}")
     try:
         text = value.decode()
@@ -93,10 +89,3 @@ def _decode(event: Event) -> Any:
     except RecursionError:
         refuse(event, f"event.json: the value is nested deeper than {JSON_DEPTH_MAX}")
     return document
-
-
-def _depth(value: bytes) -> int:
-    """How deep brackets outside strings nest, without decoding; never less than the truth for real JSON."""
-    outside = b"".join(value.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
-    steps = outside.translate(_STEPS, _NOT_BRACKETS)
-    return max(accumulate(memoryview(steps).cast("b")), default=0)

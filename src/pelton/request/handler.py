@@ -66,7 +66,7 @@ class HandlerRequestBuilder:
         generation = delivery.engine.generation
         if generation > 0:
             parts += (b"\x30", _varint(generation))
-        if delivery.first_attempted_ms >= 0:
+        if delivery.attempt:
             stamp = _stamp_ms(int(self._wall_ms_of(delivery.first_attempted_ms)))
             parts += (b"\x3a", _varint(len(stamp)), stamp)
         failure = delivery.last_failure

@@ -74,8 +74,11 @@ def _key_text(event: Event, delivery: Delivery, parameters: Mapping[str, str]) -
 def _time(event: Event, delivery: Delivery, parameters: Mapping[str, str]) -> datetime | None:
     try:
         time = event.time
-        return time if time is None or time.tzinfo is not None else time.replace(tzinfo=UTC)
-    except ValueError:
+        if time is None:
+            return None
+        # As UTC, so that whatever is done with it stays within the years that there are.
+        return time.astimezone(UTC) if time.tzinfo is not None else time.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         refuse(event, "event.time: not an RFC 3339 time")
 
 

@@ -27,6 +27,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from pelton.errors import HandlerError
 from pelton.sdk.app import App
+from pelton.sdk.certificates import Certificates, Pems
 from pelton.sdk.context import Failure, Trace
 from pelton.sdk.stream import HandlerStream
 from pelton.sdk.wire import context_of, event_of, parameters_of, reply_of, text_of
@@ -55,7 +56,10 @@ _log = logging.getLogger("pelton.sdk")
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """The server's certificate chain and key, PEM files. `client_ca`: only clients that it signed get in."""
+    """The server's certificate chain and key, PEM files. `client_ca`: only clients that it signed get in.
+
+    They are read again when they change: new connections get the new certificate, others stay as they are.
+    """
 
     certificate: str | Path
     key: str | Path
@@ -253,13 +257,26 @@ def _add_reflection(server: grpc.aio.Server) -> None:
 
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:
-    try:
-        certificate, key = Path(tls.certificate).read_bytes(), Path(tls.key).read_bytes()
-        client_ca = None if tls.client_ca is None else Path(tls.client_ca).read_bytes()
-    except OSError as error:
-        raise HandlerError(f"TLS: {error.filename} cannot be read: {error.strerror}") from error
-    return grpc.ssl_server_credentials(
-        [(key, certificate)], root_certificates=client_ca, require_client_auth=client_ca is not None
+    """Asked for at each handshake, so that a certificate that is replaced is served from then on."""
+    certificates = Certificates(tls.certificate, tls.key, tls.client_ca)
+
+    def configuration(pems: Pems) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration(
+            [(pems.key, pems.certificate)], root_certificates=pems.client_ca
+        )
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        try:
+            changed = certificates.changed()
+            return None if changed is None else configuration(changed)
+        except Exception:  # it would be raised into gRPC's core, and end the handshake
+            _log.exception("looking at the certificates failed; the old ones stay in use")
+            return None
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(certificates.pems),
+        fetch,  # type: ignore[arg-type]  # None keeps the old ones, which the stub does not know
+        require_client_authentication=tls.client_ca is not None,
     )
 
 

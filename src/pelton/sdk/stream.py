@@ -21,7 +21,7 @@ from typing import Final
 
 from pelton.sdk.app import Answer, App
 from pelton.sdk.context import Failure
-from pelton.sdk.wire import context_of, event_of, parameters_of, settlement_of
+from pelton.sdk.wire import context_of, event_of, parameters_of, settlement_of, timeout_s
 from pelton.v1 import handler_pb2
 
 __all__ = ["OPEN_MAX", "HandlerStream"]
@@ -126,7 +126,7 @@ class HandlerStream:
             [delivery.token for delivery in message.deliveries],
         )
         if message.HasField("timeout"):
-            timeout = message.timeout.seconds + message.timeout.nanos / 1e9
+            timeout = timeout_s(message.timeout)
             batch.deadline = time.monotonic() + timeout
             batch.timer = self._loop.call_later(timeout, self._expire, batch, timeout)
         self._nothing_open.clear()

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from datetime import UTC
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from pelton.event import Attributes, Event
 from pelton.sdk.context import NO_PARAMETERS, Context, Failure, Trace
-from pelton.sdk.replies import DeadLetter, Drop, Retry, Verdict
+from pelton.sdk.replies import RETRY_AFTER_MAX_S, DeadLetter, Drop, Retry, Verdict
 from pelton.v1 import event_pb2, handler_pb2
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "reply_of",
     "settlement_of",
     "text_of",
+    "timeout_s",
 ]
 
 #: Of a reason or a message that is sent; the dead letter's own bound for a reason is 1 KiB.
@@ -67,11 +69,31 @@ def _attributes(message: event_pb2.Event, topic: str, partition: int, offset: in
         source=source,
         type=type_,
         subject=message.subject,
-        time=message.time.ToJsonString() if message.HasField("time") else None,
+        time=_rfc3339(message.time) if message.HasField("time") else None,
         content_type=message.content_type,
         schema=message.schema,
         extensions=dict(message.attributes) if message.attributes else {},
     )
+
+
+def _rfc3339(time: Timestamp) -> str | None:
+    """None for a time outside the years that there are: absent, as the bridge has it of any bad time."""
+    try:
+        return time.ToJsonString()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _moment(time: Timestamp) -> datetime | None:
+    try:
+        return time.ToDatetime(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def timeout_s(timeout: Duration) -> float:
+    """Seconds that can be waited for: none for a negative duration, a year at most."""
+    return min(max(timeout.seconds + timeout.nanos / 1e9, 0.0), RETRY_AFTER_MAX_S)
 
 
 def parameters_of(parameters: Mapping[str, str]) -> Mapping[str, str]:
@@ -101,9 +123,7 @@ def context_of(
         parameters=parameters,
         fence=message.fence,
         deadline=deadline,
-        first_attempted=message.first_attempted.ToDatetime(UTC)
-        if message.HasField("first_attempted")
-        else None,
+        first_attempted=_moment(message.first_attempted) if message.HasField("first_attempted") else None,
         last_failure=Failure(failure.code, failure.message) if message.HasField("last_failure") else None,
         replay_id=message.replay_id,
         trace=trace or Trace(attributes.get("traceparent", ""), attributes.get("tracestate", "")),
