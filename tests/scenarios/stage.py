@@ -3,13 +3,16 @@
 A script is prose (`#` lines), commands, `----`, and what was asked for because of them. The commands:
 
     subscription NAME=VALUE ...     attempts, ordering, on_exhausted, concurrency, timeout, backoff_max, ...
+                                    `tiers=1m,10m`; with `in=1m` it is in that tier; `then_key=follow`
+    notes [KEY:OFFSET ...]          what is remembered has been read: of each key, up to where all has ended
     events [at OFFSET] KEY ...      a key, `null`, or `""`; `KEY!filter` and `KEY!flaw` need no call
+    moved KEY@DURATION ...          events in a tier, called twice so far, due so long from now
     outcomes OFFSET:STATUS[(...)]   `(after=2s)`, `(final)`, `(verdict=drop)`; `cancelled` is a status here
     scatter COUNT STEP              so many events without a key, each so many offsets after the last
     half STATUS                     every second call that is out ends so, but never the lowest
     every STATUS for DURATION       the target answers so to whatever is called, for that long
     late OFFSET:STATUS              the same for a call that was left behind by `close`
-    produced OFFSET:ok|refused      the broker's answer to a dead letter
+    produced OFFSET:ok|refused      the broker's answer to a dead letter or a move
     committed ok|refused            the broker's answer to the last commit; until then it is not durable
     tick DURATION | tick next       time passes, or jumps to the engine's deadline
     drain | close | kill | assign   assign begins from the last commit that was answered ok; close makes one
@@ -24,13 +27,16 @@ from dataclasses import replace
 from typing import Any
 
 from pelton.core import ackmap
-from pelton.core.actions import Actions, Commit
+from pelton.core.actions import Actions, Commit, Hop
 from pelton.core.breaker import Breaker
 from pelton.core.delivery import Delivery
 from pelton.core.engine import Engine
+from pelton.core.followed import Followed, Kind, Note
 from pelton.core.outcome import CANCELLED_BY_US, Outcome, Status, Verdict
 from pelton.core.tally import Tally
-from pelton.subscription import Disposition, Intake, OnExhausted, Ordering, Subscription
+from pelton.core.tiers import arrivals, tier_of
+from pelton.event import Moved, Partition, Position
+from pelton.subscription import Disposition, Intake, OnExhausted, Ordering, Subscription, ThenKey, Tier
 from tests.core.rig import PARTITION, SUBSCRIPTION, event, limits_of
 from tests.core.rig import outcome as outcome_of
 
@@ -49,7 +55,15 @@ _DURATIONS = {
     "backoff_max": "backoff_max_ms",
     "give_up_after": "give_up_after_ms",
 }
-_RETRY = {"attempts", "backoff_min_ms", "backoff_max_ms", "give_up_after_ms", "on_exhausted"}
+_RETRY = {
+    "attempts",
+    "backoff_min_ms",
+    "backoff_max_ms",
+    "give_up_after_ms",
+    "on_exhausted",
+    "tiers",
+    "then_key",
+}
 _INTAKE = {"partition_events_max", "parked_events_max"}
 
 
@@ -105,7 +119,10 @@ class Stage:
         self.letters: dict[int, Delivery] = {}
         self.next_offset = 0
         self.durable = durable
+        self.partition = PARTITION
         self.asked: Commit | None = None
+        self.keys: dict[int, bytes | None] = {}
+        self.to_read: tuple[int, ...] = ()
 
     def perform(self, command: str) -> list[str]:
         verb, *words = command.split()
@@ -121,24 +138,30 @@ class Stage:
         assert self.engine is not None
         actions = self.engine.take_actions(self.now_ms, 1_000)
         for delivery in actions.calls:
-            self.out[delivery.event.offset] = delivery
-        for letter in actions.dead_letters:
-            self.letters[letter.delivery.event.offset] = letter.delivery
+            self.out[delivery.offset] = delivery
+        for letter in actions.hops:
+            self.letters[letter.delivery.offset] = letter.delivery
+        if actions.read_again:
+            self.to_read = actions.read_again
         if actions.commit is not None:
             self.asked = actions.commit
         return list(self.tell(actions))
 
     def tell(self, actions: Actions) -> list[str]:
         told = [
-            f"call {delivery.event.offset} key={named(delivery.event.key)} attempt={delivery.attempt}"
+            f"call {delivery.offset} key={named(delivery.event.key)} attempt={delivery.attempt}"
             for delivery in actions.calls
         ]
         if len(told) > LINES_MAX:
             told = [f"call {len(told)}, from {min(self.out)} to {max(self.out)}"]
         told += [
-            f"dead-letter {letter.delivery.event.offset} {letter.outcome.status.name}"
-            for letter in actions.dead_letters
+            f"{_verb(hop)} {hop.delivery.offset} {hop.outcome.status.name}"
+            + (f" to {hop.tier.topic}" if hop.tier is not None else "")
+            + (f": it {hop.outcome.message}" if hop.follows else "")
+            for hop in actions.hops
         ]
+        if actions.read_again:
+            told.append(f"read again {', '.join(map(str, actions.read_again))}")
         if actions.commit is not None:
             told.append(self.tell_commit(actions.commit))
         if actions.flow is not None:
@@ -160,8 +183,15 @@ class Stage:
             name, _, value = word.partition("=")
             if name in _DURATIONS:
                 changes[_DURATIONS[name]] = milliseconds(value)
+            elif name == "tiers":
+                delays = [(each, milliseconds(each)) for each in value.split(",")]
+                changes[name] = tuple(Tier(delay_ms, f"retry.notify.{each}") for each, delay_ms in delays)
+            elif name == "in":
+                self.partition = Partition(f"retry.notify.{value}", 0)
             elif name == "ordering":
                 changes[name] = Ordering(value)
+            elif name == "then_key":
+                changes[name] = ThenKey(value)
             elif name == "on_exhausted":
                 changes[name] = OnExhausted(value)
             else:
@@ -185,7 +215,7 @@ class Stage:
                 blocked[delivery.lane.key] = blocked.get(delivery.lane.key, 0) + 1
         self.engine = Engine(
             self.subscription,
-            PARTITION,
+            self.partition,
             generation=len(self.closed) + 1,
             committed=self.durable.offset,
             metadata=self.durable.metadata,
@@ -196,8 +226,21 @@ class Stage:
             jitter=lambda: 1.0,
             now_ms=self.now_ms,
             blocked_keys=blocked,
+            followed=self.followed(),
         )
         self.next_offset = self.durable.offset
+
+    def followed(self) -> Followed | None:
+        retry, topic = self.subscription.retry, self.partition.topic
+        if retry.then_key is not ThenKey.FOLLOW:
+            return None
+        return Followed(topic, retry, tier_of(retry.tiers, topic), lambda now_ms: now_ms)
+
+    def do_notes(self, *words: str) -> None:
+        assert self.engine is not None
+        split = [word.split(":") for word in words]
+        notes = [Note(Kind.ENDED, "events", key.encode(), through=int(offset)) for key, offset in split]
+        self.engine.on_notes(notes, self.now_ms, all_told=True)
 
     def do_events(self, *words: str) -> None:
         assert self.engine is not None
@@ -212,8 +255,33 @@ class Stage:
             if fate:
                 intended[self.next_offset] = {"filter": None, "flaw": _FLAW}[fate]
             batch.append(event(self.next_offset, key))
+            self.keys[self.next_offset] = key
             self.next_offset += 1
         self.engine.on_events(batch, self.now_ms, intended)
+
+    def do_moved(self, *words: str) -> None:
+        """The origin of each is another topic's offset; its wall clock is the engine's."""
+        assert self.engine is not None
+        assert self.engine.tier is not None
+        batch = []
+        for word in words:
+            key, _, due = word.partition("@")
+            due_ms = round(self.now_ms + milliseconds(due))
+            moved = Moved(Position("events", 0, 100 + self.next_offset), 2, 0, due_ms, "UNKNOWN", "told so")
+            read = event(self.next_offset, None if key == "null" else key)
+            batch.append(replace(read, topic=self.partition.topic, moved=moved))
+            self.next_offset += 1
+        told = arrivals(batch, self.engine.tier, self.now_ms, self.now_ms)
+        self.engine.on_events(batch, self.now_ms, told)
+
+    def do_read(self, *words: str) -> None:
+        """What was to be read again is: up to an offset (`to 5`), or but for those that are gone (`4 5`)."""
+        assert self.engine is not None
+        through = int(words[1]) if words[:1] == ("to",) else self.to_read[-1]
+        gone = set() if words[:1] == ("to",) else {int(word) for word in words}
+        there = [offset for offset in self.to_read if offset not in gone and offset <= through]
+        found = [event(offset, self.keys[offset]) for offset in there]
+        self.engine.on_read_again(self.to_read, found, through, self.now_ms)
 
     def do_scatter(self, count: str, step: str) -> None:
         assert self.engine is not None
@@ -308,14 +376,16 @@ class Stage:
 
     def do_kill(self) -> list[str]:
         """The process dies, and another one knows what was committed and nothing else."""
+        partition = self.partition
         self.__init__(self.subscription, self.durable, self.now_ms)  # type: ignore[misc]
+        self.partition = partition
         return [self.tell_commit(self.durable)]
 
     def do_state(self) -> list[str]:
         assert self.engine is not None
         told = [
-            f"{delivery.event.offset} {named(delivery.event.key)} {delivery.state.value}"
-            f" attempts={delivery.attempt} burned={delivery.burned}"
+            f"{delivery.offset} {named(delivery.event.key)} {delivery.state.value}"
+            f" attempts={delivery.attempt} burned={round(delivery.burned, 2):g}"
             for delivery in self.engine.deliveries()
         ]
         if len(told) > LINES_MAX:
@@ -329,12 +399,21 @@ class Stage:
             "dropped": tally.dropped,
             "filtered": tally.filtered,
             "dead-lettered": tally.dead_lettered,
+            "moved": tally.moved,
+            "lost": tally.lost,
             "already settled": tally.already_settled,
             "released": tally.released,
             "open": self.engine.open_events,
+            "shelved": self.engine.shelved,
             "suspect keys": self.engine.suspect_keys,
         }
         return [*told, ", ".join(f"{name} {count}" for name, count in books.items() if count)]
+
+
+def _verb(hop: Hop) -> str:
+    if hop.told is not None:
+        return "tell"
+    return "dead-letter" if hop.tier is None else "move"
 
 
 def named(key: bytes | None) -> str:

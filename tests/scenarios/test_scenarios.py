@@ -45,7 +45,8 @@ def test_the_stories_take_every_arrow_of_the_state_diagram(monkeypatch: pytest.M
     for path in SCRIPTS:
         play(path.read_text())
     arrows = {(state, after) for state, into in TRANSITIONS.items() for after in into}
-    assert taken == arrows
+    # What is shelved has no delivery that could say that it is released.
+    assert taken == arrows - {(State.SHELVED, State.RELEASED)}
 
 
 def test_a_story_that_went_otherwise_is_noticed() -> None:
