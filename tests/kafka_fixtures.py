@@ -21,6 +21,9 @@ __all__ = ["CreateTopic", "create_topic", "kafka", "topic_name"]
 
 #: A topic takes milliseconds on an idle broker.
 CREATE_TIMEOUT_S = 30.0
+#: Nothing leaves a topic by its age. Tests publish events that are years old, and the broker looks for those
+#: every five minutes: between two lines of a test, one run in a hundred.
+PROPERTIES = {"log.retention.ms": "-1"}
 
 #: `create_topic(partitions=1, name="", config=None)` → the topic's name; a unique one if none is given.
 CreateTopic = Callable[..., str]
@@ -31,7 +34,7 @@ _numbers = itertools.count(1)
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[LocalKafka]:
     """The session's broker: `kafka.bootstrap` is its address. Do not stop it; other tests use it too."""
-    with LocalKafka.temporary() as broker:
+    with LocalKafka.temporary(properties=PROPERTIES) as broker:
         yield broker
 
 
