@@ -67,6 +67,7 @@ class Listening:
         self.commit_errors: list[str] = []
         self.offsets_lost: list[tuple[Partition, int, int]] = []
         self.failures: list[BrokerError] = []
+        self.read_again: list[tuple[Partition, Sequence[int], list[Event], int]] = []
         self.revoked: list[Partition] = []
         self.lost: list[Partition] = []
         self.release_at_once = True
@@ -90,6 +91,11 @@ class Listening:
                 assert event.offset >= last, "an event came twice or out of order"
                 self.position[partition] = event.offset + 1
             self.events += events
+
+    def on_read_again(
+        self, partition: Partition, asked: Sequence[int], events: Sequence[Event], through: int
+    ) -> None:
+        self.read_again.append((partition, asked, [*events], through))
 
     def on_revoked(self, partitions: Sequence[Partition]) -> None:
         self.revoked += partitions

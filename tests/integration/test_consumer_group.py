@@ -17,6 +17,7 @@ from pelton.core.actions import Commit
 from pelton.errors import BrokerError, ConfigError, FencedError
 from pelton.event import Partition
 from pelton.kafka.consumer import Consumer
+from pelton.kafka.rebuilds import REBUILDS_MAX
 from pelton.local.broker import LocalKafka
 from tests.integration.kafka_listening import Listening, consuming, produce, subscription, until
 from tests.kafka_fixtures import CreateTopic
@@ -148,16 +149,52 @@ async def test_two_on_one_host_take_two_slots_and_leave_at_once(
     assert not first.failures
 
 
-async def test_the_one_that_is_fenced_says_so_and_ends(kafka: LocalKafka, create_topic: CreateTopic) -> None:
+async def test_one_that_is_fenced_though_it_is_alone_goes_on(
+    kafka: LocalKafka, create_topic: CreateTopic
+) -> None:
+    """What a coordinator that was killed or frozen may leave: the name given anew, and nobody bears it."""
+    topic = create_topic()
+    produce(kafka.bootstrap, topic, [{"value": b"%d" % i} for i in range(3)])
+    settings: dict[str, Any] = {
+        "bootstrap.servers": kafka.bootstrap,
+        "group.id": f"g-{topic}",
+        "group.instance.id": "alone",
+        "enable.auto.commit": False,
+        "partition.assignment.strategy": "cooperative-sticky",
+    }
+    declared = subscription(f"g-{topic}", topic, kafka={"group.instance.id": "alone"})
+    async with consuming(kafka.bootstrap, declared) as listener:
+        await until(lambda: len(listener.events) == 3, "the events")
+        ghost = Client(settings)
+        ghost.subscribe([topic])
+        await until(lambda: (ghost.poll(0.05), listener.lost)[1], "the fence")
+        ghost.close()  # a static member that closes does not leave
+        await until(lambda: listener.assigned, "the assignment after it")
+        assert listener.told == ["assigned 0", "lost 0", "assigned 0"]
+        produce(kafka.bootstrap, topic, [{"value": b"3"}])
+        await until(lambda: len(listener.events) == 7, "all events again, and a new one")
+        listener.consumer.commit({Partition(topic, 0): Commit(4, "")})
+        await until(lambda: listener.committed, "a commit under the new membership")
+        assert listener.consumer.statistics().rebuilds == 1
+        assert listener.consumer.statistics().events >= 7
+        assert not listener.failures
+
+
+async def test_of_two_with_one_name_the_older_one_says_so_and_ends(
+    kafka: LocalKafka, create_topic: CreateTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pelton.kafka.rebuilds.REBUILD_WAIT_FIRST_S", 0.05)
     topic = create_topic()
     declared = subscription(f"g-{topic}", topic, kafka={"group.instance.id": "the-same"})
     async with consuming(kafka.bootstrap, declared) as older:
         await until(lambda: older.assigned, "the assignment")
         async with consuming(kafka.bootstrap, declared) as younger:
-            await until(lambda: older.failures, "the fence")
+            await until(lambda: older.failures, "the last fence")
             await until(lambda: younger.assigned, "the younger one's assignment")
             assert isinstance(older.failures[0], FencedError)
             assert "group.instance.id" in str(older.failures[0])
+            assert "as member the-same" in str(older.failures[0])
+            assert f"joined anew {REBUILDS_MAX} times" in str(older.failures[0])
             assert kafka.bootstrap in str(older.failures[0])
             assert len(older.failures) == 1
             assert not younger.failures

@@ -9,20 +9,19 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._config import ConfigResource
-from confluent_kafka.admin._resource import ResourceType
+from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]  # not in __all__
 
-from pelton.core.actions import DeadLetter
+from pelton.core.actions import Hop
 from pelton.core.delivery import Delivery, State
 from pelton.core.outcome import Outcome, Status
 from pelton.errors import BrokerError, PublishError
 from pelton.event import Event, Position
 from pelton.kafka import producer as producer_module
+from pelton.kafka.hops import record_of
 from pelton.kafka.producer import Produced, Producer
-from pelton.kafka.records import Outgoing, dead_letter_of
+from pelton.kafka.records import Outgoing
 from pelton.kafka.tail import tail
-from pelton.kafka.topics import KEPT_FOR_EVER, ensure_topic, partitions_of
+from pelton.kafka.topics import KEPT_FOR_EVER, Wanted, ensure_topic, ensure_topics, partitions_of
 from pelton.local.broker import LocalKafka
 from tests.integration.kafka_listening import produce, until
 from tests.kafka_fixtures import CreateTopic
@@ -66,6 +65,18 @@ async def read(bootstrap: str, topic: str, **options: Any) -> list[Event]:
     return [event async for event in tail(settings, topic, **options)]
 
 
+async def test_a_topic_that_is_not_there_is_named(kafka: LocalKafka, topic_name: str) -> None:
+    async with producing(kafka.bootstrap, **{"delivery.timeout.ms": 1_500}) as running:
+        running.submit([(number, Outgoing(topic_name, None, b"v", (), None, 0)) for number in range(3)])
+        assert await running.producer.flush(30_000) == 0
+    assert {item for item, _, _ in running.results} == {0, 1, 2}
+    for _, position, error in running.results:
+        assert position is None
+        assert isinstance(error, PublishError)
+        assert error.retriable
+        assert f"not written to {topic_name}: the topic is not there at {kafka.bootstrap}" in str(error)
+
+
 async def test_what_is_produced_is_what_is_read(kafka: LocalKafka, create_topic: CreateTopic) -> None:
     topic = create_topic(partitions=2)
     headers = (("a", b"1"), ("a", None), ("pelton-status", b"OK"), ("b", b""))
@@ -96,8 +107,8 @@ async def test_a_dead_letter_comes_back_byte_for_byte(kafka: LocalKafka, create_
     produce(kafka.bootstrap, topic, [{**record, "partition": 2}])
     (source,) = await read(kafka.bootstrap, topic)
     delivery = Delivery(source, None, None, 0, State.PRODUCING)  # type: ignore[arg-type]
-    letter = DeadLetter(delivery, Outcome(Status.UNKNOWN, "why"))
-    outgoing = dead_letter_of(letter, letters, subscription="s", first_attempted_wall_ms=1, failed_wall_ms=2)
+    letter = Hop(delivery, Outcome(Status.UNKNOWN, "why"))
+    outgoing = record_of(letter, letters, subscription="s", first_attempted_wall_ms=1, failed_wall_ms=2)
     async with producing(kafka.bootstrap) as running:
         running.submit([("letter", outgoing)])
     (found,) = await read(kafka.bootstrap, letters)
@@ -191,11 +202,26 @@ async def test_topics_are_looked_up_and_made(kafka: LocalKafka, topic_name: str)
         await asyncio.to_thread(ensure_topic, settings, topic_name, 4)
 
 
+async def test_many_topics_are_made_at_once_and_a_shared_one_as_large_as_any_wants(
+    kafka: LocalKafka, topic_name: str
+) -> None:
+    settings = {"bootstrap.servers": kafka.bootstrap}
+    names = [f"{topic_name}-{number}" for number in range(45)]
+    await asyncio.to_thread(ensure_topic, settings, names[3], 2)
+    wanted = [Wanted(name, 1, KEPT_FOR_EVER) for name in names]
+    await asyncio.to_thread(ensure_topics, settings, [*wanted, Wanted(names[7], 3, KEPT_FOR_EVER)])
+    assert await asyncio.to_thread(partitions_of, settings, names) == {
+        **dict.fromkeys(names, 1),
+        names[3]: 2,
+        names[7]: 3,
+    }
+
+
 async def test_a_made_topic_keeps_everything_for_ever(kafka: LocalKafka, topic_name: str) -> None:
     settings = {"bootstrap.servers": kafka.bootstrap}
     await asyncio.to_thread(ensure_topic, settings, topic_name, 1, KEPT_FOR_EVER)
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
-    (future,) = admin.describe_configs([ConfigResource(ResourceType.TOPIC, topic_name)]).values()
+    (future,) = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, topic_name)]).values()
     found = await asyncio.to_thread(future.result, 10)
     assert found["retention.ms"].value == "-1"
     assert found["max.message.bytes"].value == "33554432"

@@ -6,6 +6,7 @@ All times are CLOCK_MONOTONIC, which is the same for every process of a computer
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -13,12 +14,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
+
+from pelton import failpoints
 
 __all__ = ["DEADLINE_S", "Call", "Metrics", "Pelton", "Target", "serving", "until"]
 
@@ -68,6 +71,13 @@ class Target:
         assert self._process.stdout is not None
         self.port = int(self._process.stdout.readline())
 
+    def change(self) -> int:
+        """From now on it works on the next number of calls at once; returns when it was told."""
+        assert self._process is not None
+        at_ns = time.monotonic_ns()
+        self._process.send_signal(signal.SIGUSR1)
+        return at_ns
+
     def stop(self) -> None:
         """Calls that are out are cut. Twice is safe."""
         if self._process is not None:
@@ -111,17 +121,29 @@ class Metrics:
 
 
 class Pelton:
-    """One `pelton serve`, its log in a file. Its ports are its own choice, and read from that log."""
+    """One `pelton serve`, its log in a file. Its ports are its own choice, and read from that log.
 
-    def __init__(self, config: Path, log: Path) -> None:
+    `wrapper` is a program that runs it in its own place (it must exec), `environ` are more variables.
+    """
+
+    def __init__(
+        self,
+        config: Path,
+        log: Path,
+        *options: str,
+        failpoint: str = "",
+        wrapper: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self._log_path = log
         # A log may have been written by earlier ones.
         self._log_from = log.stat().st_size if log.exists() else 0
         self._log = log.open("ab")
         self.started_ns = time.monotonic_ns()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "pelton", "serve", "-c", str(config)],
+            [*wrapper, sys.executable, "-m", "pelton", "serve", "-c", str(config), *options],
             cwd=ROOT,
+            env={**os.environ, failpoints.VARIABLE: failpoint, **(environ or {})},
             stderr=self._log,
             stdout=self._log,
         )

@@ -2,7 +2,8 @@
 
 Any unary method. Serves until SIGTERM, then writes the journal: one line a call with the times of its start
 and its answer (CLOCK_MONOTONIC, the same for all processes of a computer), kept apart from anything that
-Pelton says of itself. Without a seed it takes everything.
+Pelton says of itself. Without a seed it takes everything. With `--at-once` so many calls are worked on at a
+time and the others queue; SIGUSR1 goes on to the next number of them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import signal
 import sys
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +29,49 @@ _TAKEN = Answer()
 _Line = tuple[int, int, str, int, str, str]
 
 
+class _Desks:
+    """So many calls are worked on at once; whoever finds all taken queues."""
+
+    def __init__(self, numbers: list[int]) -> None:
+        self._left = deque(numbers[1:])
+        self._desks = numbers[0]
+        self._taken = 0
+        self._queue: deque[asyncio.Future[None]] = deque()
+
+    def change(self) -> None:
+        if self._left:
+            self._desks = self._left.popleft()
+            self._call_in()
+
+    async def work(self, seconds: float) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        self._call_in()
+        await turn
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._taken -= 1
+            self._call_in()
+
+    def _call_in(self) -> None:
+        while self._queue and self._taken < self._desks:
+            turn = self._queue.popleft()
+            if not turn.cancelled():
+                self._taken += 1
+                turn.set_result(None)
+
+
 class _Target(grpc.GenericRpcHandler):
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._seed: str = arguments.seed
         self._hangs: bool = arguments.hang
         self._delay_s: float = arguments.delay_ms / 1000
         self._poison_status: str = arguments.poison_status
+        self._poison_until = Path(arguments.poison_until) if arguments.poison_until else None
         self._poison_keys = {key.encode() for key in arguments.poison_keys.split(",") if key}
+        at_once = [int(number) for number in arguments.at_once.split(",") if number]
+        self.desks = _Desks(at_once) if at_once else None
         self.journal: list[_Line] = []
         self._handler: Any = grpc.unary_unary_rpc_method_handler(self._call)
 
@@ -52,7 +90,7 @@ class _Target(grpc.GenericRpcHandler):
             elif name == "pelton-key-bin":
                 key = value
         status, trailers = _TAKEN.status, _TAKEN.trailers
-        if key in self._poison_keys:
+        if key in self._poison_keys and not (self._poison_until and self._poison_until.exists()):
             status = self._poison_status
         elif self._seed:
             said = answer(self._seed, delivery_id, attempt)
@@ -61,7 +99,9 @@ class _Target(grpc.GenericRpcHandler):
         try:
             if self._hangs:
                 await asyncio.Event().wait()
-            if self._delay_s:
+            if self.desks is not None:
+                await self.desks.work(self._delay_s)
+            elif self._delay_s:
                 await asyncio.sleep(self._delay_s)
             ended = "ASKS" if _asks(trailers) else status
         finally:
@@ -86,7 +126,10 @@ async def _main(arguments: argparse.Namespace) -> list[_Line]:
     port = server.add_insecure_port(f"127.0.0.1:{arguments.port}")
     await server.start()
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    if target.desks is not None:
+        loop.add_signal_handler(signal.SIGUSR1, target.desks.change)
     sys.stdout.write(f"{port}\n")
     sys.stdout.flush()
     await stop.wait()
@@ -100,9 +143,11 @@ if __name__ == "__main__":
     parser.add_argument("--seed", default="")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--delay-ms", type=float, default=0.0)
+    parser.add_argument("--at-once", default="", help="N,...: at first, and after each SIGUSR1")
     parser.add_argument("--hang", action="store_true")
     parser.add_argument("--poison-status", default="OK")
     parser.add_argument("--poison-keys", default="")
+    parser.add_argument("--poison-until", default="", help="only until this file is there")
     arguments = parser.parse_args()
     lines = uvloop.run(_main(arguments))
     with Path(arguments.journal).open("a", encoding="utf-8") as file:

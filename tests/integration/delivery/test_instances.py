@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from tests.integration.delivery.processes import Call, Pelton, Target, serving, until
-from tests.integration.delivery.world import World, pace, repeats
+from tests.integration.delivery.world import OUT_TOGETHER_MIN, World, out_together_max, pace, repeats
 
 #: Settled in each of the three phases: one alone, both, the other alone.
 EVENTS_A_PHASE = 2_000
@@ -16,8 +16,6 @@ EVENTS_A_PHASE = 2_000
 BACKLOG = 5_000
 SEED = "instances"
 DELAY_MS = 20
-#: One call at a time, or one a partition, would make 50 or 400.
-PACE_MIN = 800
 #: The budget is 3 s on a computer that does nothing else; the ceiling is ten times that.
 HAND_OVER_MAX_S = 30.0
 
@@ -88,4 +86,4 @@ def test_one_joins_and_one_leaves(world: World, note: Callable[[str], None]) -> 
         " 0 repeats, none lost"
     )
     assert (max(taken) - left_ns) / 1e9 < HAND_OVER_MAX_S
-    assert pace(firsts) >= PACE_MIN
+    assert out_together_max(firsts) >= OUT_TOGETHER_MIN

@@ -8,14 +8,12 @@ from collections.abc import Callable
 import pytest
 
 from tests.integration.delivery.processes import Target, serving, until
-from tests.integration.delivery.world import World, pace, repeats
+from tests.integration.delivery.world import OUT_TOGETHER_MIN, World, out_together_max, pace, repeats
 
 DOWN_S = 20.0
 SEED = "outage"
 BACKLOG = 4_000
 DELAY_MS = 20
-#: One call at a time, or one a partition, would make 50 or 400.
-PACE_MIN = 800
 #: Calls that may be out at once, by default.
 CONCURRENCY = 256
 #: The next probe is due within 5 s of the target's return; the ceiling leaves a busy computer its time.
@@ -77,4 +75,4 @@ def test_an_outage_burns_nothing(world: World, note: Callable[[str], None]) -> N
         f" {tried_again} calls beyond the first attempt, 0 dead letters, none lost of {len(world.published)}"
     )
     assert recovered_s < RECOVERY_MAX_S
-    assert pace(before) >= PACE_MIN
+    assert out_together_max(before) >= OUT_TOGETHER_MIN

@@ -8,15 +8,13 @@ from itertools import groupby
 import pytest
 
 from tests.integration.delivery.processes import Target, serving, until
-from tests.integration.delivery.world import Draft, Published, World, pace
+from tests.integration.delivery.world import OUT_TOGETHER_MIN, Draft, Published, World, out_together_max, pace
 
 KEYS = 500
 POISON = [b"key-%d" % number for number in (7, 77, 177, 277, 477)]
 EVENTS_A_KEY = 10
 ATTEMPTS = 3
 DELAY_MS = 10
-#: One call at a time, or one a partition, would make 100 or 800.
-PACE_MIN = 850
 PUBLISHED_MS = 1_700_000_000_000
 
 
@@ -70,7 +68,7 @@ def test_poison_keys_stop_nobody(status: str, world: World, note: Callable[[str]
     note(
         f"poison: {status}: {len(world.published)} events at {pace(calls):.0f}/s, {len(letters)} dead letters"
     )
-    assert pace(calls) >= PACE_MIN
+    assert out_together_max(calls) >= OUT_TOGETHER_MIN
 
 
 def check_letter(

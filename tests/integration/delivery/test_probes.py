@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from pelton.local.broker import LocalKafka
+from tests.conformance.authority import Authority
 from tests.integration.delivery.processes import DEADLINE_S, ROOT, Pelton, until
 from tests.integration.delivery.shop import Shop
 from tests.integration.delivery.world import Draft, Log
@@ -37,6 +39,7 @@ def write(kafka: LocalKafka, tmp_path: Path) -> Write:
         grpc: str = "127.0.0.1:0",
         method: str = METHOD,
         field: str = "text",
+        filter: str = "true",
     ) -> Path:
         path = tmp_path / "pelton.yaml"
         path.write_text(
@@ -50,6 +53,7 @@ subscriptions:
     target: shop
     method: {method}
     request: {{ {field}: event.text }}
+    filter: "{filter}"
 """,
             encoding="utf-8",
         )
@@ -124,7 +128,7 @@ def test_a_check_that_finds_nothing_wrong(
     topic = create_topic()
     code, out, err = check(write(topic, port=shop.port))
     assert (code, err) == (0, "")
-    assert out.endswith(": ok\n")
+    assert re.search(r": ok \(calls by (aio|native)\)\n$", out)
     # It only looks: the dead-letter topic is made when the server starts.
     topics = AdminClient({"bootstrap.servers": kafka.bootstrap}).list_topics(timeout=DEADLINE_S).topics
     assert not [name for name in topics if name.startswith(f"dlq.probed-{topic[-40:].strip('-')}")]
@@ -149,6 +153,7 @@ def test_a_check_without_the_target(mapped: bool, create_topic: CreateTopic, wri
         ({"method": "/shop.v1.EventService/Handel"}, "Handel"),
         ({"method": "/shop.v1.EvenService/HandleEvent"}, "EvenService"),
         ({"field": "txet"}, "txet"),
+        ({"filter": "event.nonsense"}, "event.nonsense"),
         ({"topic": "no-such-topic"}, "no-such-topic"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else value,
@@ -162,8 +167,26 @@ def test_a_check_that_finds_a_mistake(
     assert (code, out) == (2, "")
     assert said in err
     assert str(config) in err
-    assert "line " in err
+    # The line of the option itself.
+    wrong = [number for number, line in enumerate(config.read_text().splitlines(), 1) if said in line]
+    assert f"line {wrong[-1]}: " in err
     assert "Traceback" not in err
+
+
+def test_grpc_writes_no_lines_between_ours(
+    create_topic: CreateTopic, write: Write, shop: Shop, tmp_path: Path
+) -> None:
+    """Its core has much to say of a handshake that fails; the reason stands in our own words."""
+    config = write(create_topic(), port=shop.port)
+    ca = Authority(tmp_path, "ours").ca
+    text = config.read_text()
+    config.write_text(
+        text.replace(f'"127.0.0.1:{shop.port}" }}', f'"127.0.0.1:{shop.port}", tls: {{ ca: {ca} }} }}')
+    )
+    assert config.read_text() != text
+    code, out, err = check(config)
+    assert (code, err) == (0, "")
+    assert "handshake failed" in out
 
 
 def test_a_check_without_kafka(create_topic: CreateTopic, write: Write, shop: Shop) -> None:

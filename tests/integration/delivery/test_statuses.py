@@ -37,7 +37,8 @@ class End(Enum):
     ACKED = "acked at the first attempt"
     AT_ONCE = "dead-lettered after one attempt"
     TRIED = "dead-lettered after its attempts"
-    #: The first failure of a target that may be unwell burns nothing until others show that it was well.
+    #: The first failure of a target that may be unwell or miswired burns nothing until others show that it
+    #: was well, and each weighs by how the others fared beside it.
     TRIED_MORE = "dead-lettered after its attempts or a few more"
     BACKED_OFF = "kept while the target is unwell, delivered after"
     PAUSED = "kept while the target is miswired, delivered after"
@@ -55,16 +56,16 @@ TABLE: dict[str, tuple[End, End | None]] = {
     "DEADLINE_EXCEEDED": (M, UNWELL),
     "NOT_FOUND": (D, None),
     "ALREADY_EXISTS": (D, None),
-    "PERMISSION_DENIED": (T, MISWIRED),
+    "PERMISSION_DENIED": (M, MISWIRED),
     "RESOURCE_EXHAUSTED": (M, UNWELL),
     "FAILED_PRECONDITION": (D, None),
     "ABORTED": (T, None),
     "OUT_OF_RANGE": (D, None),
-    "UNIMPLEMENTED": (T, MISWIRED),
+    "UNIMPLEMENTED": (M, MISWIRED),
     "INTERNAL": (T, None),
     "UNAVAILABLE": (M, UNWELL),
     "DATA_LOSS": (D, None),
-    "UNAUTHENTICATED": (T, MISWIRED),
+    "UNAUTHENTICATED": (M, MISWIRED),
     "hang": (M, UNWELL),
 }
 #: What is no answer at all; each has a topic or a target of its own. The last two are never mended here.
