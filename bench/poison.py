@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from pelton.errors import PeltonError
+from bench.processes import Failed, program
 from pelton.local.broker import LocalKafka
 from tests.integration.delivery.processes import Call, Target, serving, until
 from tests.integration.delivery.world import World
@@ -40,10 +40,6 @@ WARM_UP_S = 2.0
 #: More than is delivered in a turn of 20 s; a turn that runs out of events says so.
 EVENTS = 200_000
 RETRY = "{ attempts: 8, backoff: 100ms..1m }"
-
-
-class RanDry(Exception):
-    """A turn had fewer events than it could deliver: it measured less than it should."""
 
 
 def main() -> int:
@@ -116,7 +112,7 @@ def _turn(shared: World, answer: str, group: str, seconds: float, key_of: dict[s
         world.end()
     calls = target.journal()
     if len({call.delivery_id for call in calls}) == len(key_of):
-        raise RanDry(f"all {len(key_of)} events were delivered in less than {seconds:.0f} s: raise --events")
+        raise Failed(f"all {len(key_of)} events were delivered in less than {seconds:.0f} s: raise --events")
     return _pace(calls, seconds, key_of)
 
 
@@ -144,7 +140,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (RanDry, PeltonError) as error:
-        sys.exit(f"bench-poison: {error}")
+    program("bench-poison", main)

@@ -1,4 +1,4 @@
-"""The processes of a run, the Go target and Pelton, and what the kernel says about each.
+"""The processes of a run, the target and what is measured, and what the kernel says about each.
 
 Each is started fresh, ends with its `with` block, and is asked nothing that would cost it noticeable time.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,22 +14,42 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self, TypedDict
 
-from bench.cells import Cell
+from bench.cells import GO_LOOPS, JVM_LOOPS, POISON, Bridge
+from pelton.errors import PeltonError
 
-__all__ = ["Failed", "Pelton", "Sampler", "Target", "build_target"]
+__all__ = [
+    "METHOD",
+    "ROOT",
+    "Failed",
+    "Sampler",
+    "Stats",
+    "Subject",
+    "Target",
+    "Work",
+    "go_loop",
+    "jvm_loop",
+    "pelton",
+    "program",
+    "reason_of",
+    "with_children",
+]
 
 ROOT = Path(__file__).resolve().parents[1]
-#: A first build downloads grpc-go.
-BUILD_TIMEOUT_S = 300.0
+#: The target answers any.
+METHOD = "/bench.v1.Target/Take"
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
 ASK_TIMEOUT_S = 5.0
 #: The kernel counts CPU time in steps of 10 ms; asking more often tells nothing.
 SAMPLE_S = 0.02
+#: What a container of 1 GiB would give it; more made it no faster.
+JVM_OPTIONS = ("-Xmx512m", "-Dorg.slf4j.simpleLogger.defaultLogLevel=error")
 _TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 
 
@@ -38,24 +57,21 @@ class Failed(Exception):
     """A run that cannot be counted, and why."""
 
 
-def build_target(folder: Path) -> Path:
-    """Build the Go target; the module cache makes every build but the first quick."""
-    if shutil.which("go") is None:
-        raise Failed(
-            "the benchmark's target is written in Go, and no `go` is on the path: see https://go.dev/dl"
-        )
-    binary = folder / "target"
-    built = subprocess.run(
-        ["go", "build", "-mod=readonly", "-o", str(binary), "."],
-        cwd=ROOT / "bench" / "target",
-        capture_output=True,
-        text=True,
-        timeout=BUILD_TIMEOUT_S,
-        check=False,
-    )
-    if built.returncode != 0:
-        raise Failed(f"the target does not build:\n{built.stderr}")
-    return binary
+def reason_of(error: Exception) -> str:
+    """Why there is no figure: one run's trouble, whatever it is, is not the others'."""
+    return str(error) if isinstance(error, Failed) else repr(error)
+
+
+def program(name: str, main: Callable[[], int]) -> NoReturn:
+    """Run a benchmark's `main` as the process that `make NAME` starts, and end with its exit code.
+
+    SIGTERM unwinds as Ctrl-C does: what was started is stopped, and loads no later measurement.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        sys.exit(main())
+    except (Failed, PeltonError) as error:
+        sys.exit(f"{name}: {error}")
 
 
 def _get(url: str) -> Any:
@@ -64,22 +80,25 @@ def _get(url: str) -> Any:
 
 
 class Sampler:
-    """CPU time of a process over wall time, as (nanoseconds since the epoch, CPU-seconds)."""
+    """CPU time of some processes together over wall time, as (nanoseconds since the epoch, CPU-seconds).
 
-    def __init__(self, pid: int) -> None:
+    Which ones is asked again each time: those that a supervisor starts come later than itself.
+    """
+
+    def __init__(self, pids: Callable[[], Sequence[int]]) -> None:
         self.samples: list[tuple[float, float]] = []
-        self._stat = Path(f"/proc/{pid}/stat")
+        self._pids = pids
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._sample, name=f"sampler of {pid}", daemon=True)
+        self._thread = threading.Thread(target=self._sample, name="sampler", daemon=True)
         self._thread.start()
 
     def _sample(self) -> None:
         while not self._over.is_set():
             try:
-                stat = self._stat.read_text()
+                used_s = sum(_cpu_s(Path(f"/proc/{pid}/stat").read_text()) for pid in self._pids())
             except (FileNotFoundError, ProcessLookupError):
                 return
-            self.samples.append((time.time_ns(), _cpu_s(stat)))
+            self.samples.append((time.time_ns(), used_s))
             self._over.wait(SAMPLE_S)
 
     def stop(self) -> None:
@@ -93,11 +112,30 @@ def _cpu_s(stat: str) -> float:
     return (int(fields[11]) + int(fields[12])) * _TICK_S
 
 
-class Target:
-    """The Go target on free ports; `with` starts and ends it."""
+class Stats(TypedDict):
+    """What the target's journal says; `bench/target/journal.go` explains each."""
 
-    def __init__(self, binary: Path, *, delay_ms: int, latency: bool = False) -> None:
+    calls: int
+    settled: int
+    repeats: int
+    disorder: int
+    overlaps: int
+    refused: int
+    first_ns: int
+    last_ns: int
+    now_ns: int
+    connections: list[int]
+
+
+class Target:
+    """The Go target on free ports; `with` starts and ends it. Poison is refused with `poison_code`."""
+
+    def __init__(
+        self, binary: Path, *, delay_ms: int, latency: bool = False, poison_code: int | None = None
+    ) -> None:
         command = [str(binary), f"-delay={delay_ms}ms", *(["-latency"] if latency else [])]
+        if poison_code is not None:
+            command += [f"-poison={POISON}", f"-poison-code={poison_code}"]
         self._process = subprocess.Popen(
             command,
             # The target ends when this does, and so with us, whatever happens.
@@ -114,9 +152,14 @@ class Target:
         self._url = f"http://{addresses['http']}"
         self.pid = self._process.pid
 
-    def stats(self) -> dict[str, int]:
-        stats: dict[str, int] = _get(f"{self._url}/stats")
+    def stats(self) -> Stats:
+        stats: Stats = _get(f"{self._url}/stats")
         return stats
+
+    def mark(self) -> None:
+        """The next call counts as the first."""
+        with urllib.request.urlopen(f"{self._url}/mark", data=b"", timeout=ASK_TIMEOUT_S):
+            pass
 
     def latencies(self) -> list[tuple[int, int]]:
         """When each event was due, and how much later it came, in nanoseconds."""
@@ -132,36 +175,32 @@ class Target:
         self._process.communicate()
 
 
-class Pelton:
-    """`pelton serve` as a process of its own; `with` starts it and sees to its end."""
+class Subject:
+    """What is measured, as a process of its own that answers `/readyz`; `with` sees to its end."""
 
     def __init__(
         self,
+        name: str,
+        command: Sequence[str],
         folder: Path,
         *,
-        bootstrap: str,
-        topic: str,
-        group: str,
-        cell: Cell,
-        address: str,
         http_port: int,
-        bytecode: Path,
-        profile: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+        supervises: bool = False,
     ) -> None:
-        config = folder / "pelton.json"
-        # YAML includes JSON.
-        config.write_text(json.dumps(_config(bootstrap, topic, group, cell, address, http_port), indent=2))
-        self._log = folder / "pelton.log"
+        self.name = name
+        self._supervises = supervises
+        self._log = folder / "log"
+        self.exec_ns = time.time_ns()
         self._url = f"http://127.0.0.1:{http_port}"
-        program = ["-m", "pelton"] if profile is None else [str(ROOT / "bench" / "profiled.py"), str(profile)]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [sys.executable, *program, "serve", "-c", str(config)],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=folder,
-                env=_environ(bytecode),
+                env=environ,
             )
         self.pid = self._process.pid
 
@@ -174,22 +213,27 @@ class Pelton:
                     return
             except (urllib.error.URLError, ConnectionError):
                 if time.monotonic() > deadline:
-                    raise self.failure(f"Pelton was not ready within {START_TIMEOUT_S:.0f} s") from None
+                    raise self.failure(f"{self.name} was not ready within {START_TIMEOUT_S:.0f} s") from None
                 time.sleep(0.02)
 
     def check(self) -> None:
         """Raise if it has ended."""
         if self._process.poll() is not None:
-            raise self.failure(f"Pelton ended with exit code {self._process.returncode}")
+            raise self.failure(f"{self.name} ended with exit code {self._process.returncode}")
 
     def failure(self, what: str) -> Failed:
         lines = self._log.read_text(errors="replace").splitlines()[-15:]
         return Failed("\n  ".join([what, *lines]))
 
+    def pids(self) -> list[int]:
+        """Itself, and the workers that it has started."""
+        if not self._supervises:
+            return [self.pid]
+        return with_children(self.pid)
+
     def rss_peak_mb(self) -> float:
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) / 1024.0
+        """Of all of its processes together."""
+        return sum(_rss_peak_mb(pid) for pid in self.pids())
 
     def cpu_by_thread(self) -> dict[str, float]:
         """CPU-seconds by the names that threads have for the kernel; those of one kind together."""
@@ -202,8 +246,13 @@ class Pelton:
             found[name] = found.get(name, 0.0) + _cpu_s((task / "stat").read_text())
         return found
 
+    def kill(self) -> None:
+        """kill -9, and wait until it is gone."""
+        self._process.kill()
+        self._process.wait()
+
     def begin_profile(self) -> None:
-        """From now on, if it was started with `profile`."""
+        """From now on, if it is a Pelton that was started with `profile`."""
         self._process.send_signal(signal.SIGUSR1)
 
     def stop(self) -> None:
@@ -213,9 +262,9 @@ class Pelton:
         try:
             code = self._process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            raise self.failure(f"Pelton did not stop within {STOP_TIMEOUT_S:.0f} s") from None
+            raise self.failure(f"{self.name} did not stop within {STOP_TIMEOUT_S:.0f} s") from None
         if code != 0:
-            raise self.failure(f"Pelton stopped with exit code {code}")
+            raise self.failure(f"{self.name} stopped with exit code {code}")
 
     def __enter__(self) -> Self:
         return self
@@ -228,6 +277,88 @@ class Pelton:
         self._process.wait()
 
 
+def with_children(pid: int) -> list[int]:
+    """Of one process: itself and what it has started."""
+    children = (path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children"))
+    return [pid, *(int(pid) for text in children for pid in text.split())]
+
+
+def _rss_peak_mb(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024.0
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a subject is to do: which events, as which group, to which target, and where it is asked."""
+
+    bootstrap: str
+    topic: str
+    group: str
+    bridge: Bridge
+    address: str
+    http_port: int
+    #: Of Pelton: so many that all read the topic, each with a group of its own.
+    subscriptions: int = 1
+
+
+def pelton(folder: Path, work: Work, *, bytecode: Path, profile: Path | None = None) -> Subject:
+    """`pelton serve` for one cell."""
+    config = folder / "pelton.json"
+    # YAML includes JSON.
+    config.write_text(json.dumps(_config(work), indent=2))
+    program = ["-m", "pelton"] if profile is None else [str(ROOT / "bench" / "profiled.py"), str(profile)]
+    command = [sys.executable, *program, "serve", "-c", str(config)]
+    several = work.bridge.workers > 1
+    if several:
+        command += ["--workers", str(work.bridge.workers)]
+    return Subject(
+        "Pelton",
+        command,
+        folder,
+        http_port=work.http_port,
+        environ=_environ(bytecode),
+        supervises=several,
+    )
+
+
+def go_loop(folder: Path, work: Work, binary: Path) -> Subject:
+    """One of the Go loops for one cell."""
+    command = [
+        str(binary),
+        f"-loop={GO_LOOPS[work.bridge.mode]}",
+        f"-lanes={work.bridge.concurrency}",
+        f"-brokers={work.bootstrap}",
+        f"-topic={work.topic}",
+        f"-group={work.group}",
+        f"-target={work.address}",
+        f"-method={METHOD}",
+        f"-http=127.0.0.1:{work.http_port}",
+    ]
+    return Subject(work.bridge.mode, command, folder, http_port=work.http_port)
+
+
+def jvm_loop(folder: Path, work: Work, java: Path) -> Subject:
+    """One of the JVM's loops for one cell."""
+    name = JVM_LOOPS[work.bridge.mode]
+    command = [
+        "java",
+        *JVM_OPTIONS,
+        "-cp",
+        f"{java / name / 'loop.jar'}{os.pathsep}{java / name / 'lib'}/*",
+        f"loops.{name.capitalize()}",
+        f"brokers={work.bootstrap}",
+        f"topic={work.topic}",
+        f"group={work.group}",
+        f"target={work.address}",
+        f"method={METHOD}",
+        f"concurrency={work.bridge.concurrency}",
+        f"http-port={work.http_port}",
+    ]
+    return Subject(work.bridge.mode, command, folder, http_port=work.http_port)
+
+
 def _environ(bytecode: Path) -> dict[str, str]:
     """Ours, without what would configure Pelton or make every start compile all of it again."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PELTON_")}
@@ -235,27 +366,30 @@ def _environ(bytecode: Path) -> dict[str, str]:
     return {**kept, "PYTHONPYCACHEPREFIX": str(bytecode)}
 
 
-def _config(
-    bootstrap: str, topic: str, group: str, cell: Cell, address: str, http_port: int
-) -> dict[str, object]:
-    called = (
-        {"delivery": "stream"}
-        if cell.mode == "stream"
-        else {"method": "/bench.v1.Target/Take", "request": "raw"}
-    )
+def _config(work: Work) -> dict[str, object]:
+    mode = work.bridge.mode
+    called: dict[str, object]
+    if mode == "stream":
+        called = {"delivery": "stream"}
+    else:
+        called = {"method": METHOD, "request": "raw", "transport": mode}
+    names = [f"bench-{number}" for number in range(work.subscriptions)]
     return {
-        "kafka": {"bootstrap.servers": bootstrap},
-        "targets": {"bench": {"address": address}},
+        "kafka": {"bootstrap.servers": work.bootstrap},
+        "targets": {"bench": {"address": work.address}},
         "subscriptions": {
-            "bench": {
-                "topics": [topic],
-                "group": group,
+            name: {
+                "topics": [work.topic],
+                "group": work.group if work.subscriptions == 1 else f"{work.group}.{name}",
                 "target": "bench",
                 **called,
-                "ordering": "key",
-                "concurrency": cell.concurrency,
+                "ordering": work.bridge.ordering,
+                "concurrency": work.bridge.concurrency,
+                # It has as many partitions as its source, which differ.
+                "dead_letters": {"topic": f"dlq.{work.topic}"},
             }
+            for name in names
         },
-        "server": {"http": f"127.0.0.1:{http_port}", "grpc": "127.0.0.1:0"},
+        "server": {"http": f"127.0.0.1:{work.http_port}", "grpc": "127.0.0.1:0"},
         "logging": {"format": "json", "level": "warning"},
     }

@@ -1,9 +1,10 @@
-"""Speed, CPU, latency and memory of Pelton on a real Kafka: `make bench`, `make bench ARGS="--quick"`.
+"""Pelton on a real Kafka, beside the loops that teams write by hand: `make bench`, or with ARGS="--quick".
 
 Every run has fresh processes and a consumer group of its own; rounds go over all cells before any is
 measured again, so that a slow minute of the computer hits all of them. It measures and compares with the
-budgets; it asserts nothing about time. Exit code 1 if a run was not right: repeats, disorder, events not
-committed.
+budgets; it asserts nothing about time. A run whose journal shows a loss has no figure: it is told as refused.
+Exit code 1 where Pelton was not right: repeats, disorder, loss, events not committed, or a run that was
+refused; and where the run was cut, by `--minutes` or a signal: its report says so.
 """
 
 from __future__ import annotations
@@ -19,138 +20,211 @@ from pathlib import Path
 # Run by its path, so that only its own folder is known; tests import it as `bench`, and so do its parts.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from bench import figures, machine
-from bench.cells import (
-    BUDGET_P50_MS,
-    BUDGET_P99_MS,
-    BUDGET_PER_CPU_SECOND,
-    BUDGET_RSS_MB,
-    MODES,
-    Cell,
-    cells,
-    parse_cell,
-)
-from bench.measure import LATENCY_PER_SECOND, LATENCY_WARM_UP_S, Bench, Latency, Throughput
-from bench.processes import Failed, build_target
-from pelton.errors import PeltonError
+from bench import figures, machine, tables
+from bench.builds import build
+from bench.cells import MODES, Cell, Kill, Latency, Poison, Speed, cells, choose
+from bench.measure import Bench
+from bench.processes import ROOT, Failed, program, reason_of
+from bench.report import report
+from bench.results import Killed, Late, Poisoned, Results, Throughput
+from bench.scaling_report import Grown
+from bench.source import Events
+from bench.writing import FOLDER, recorded, write
 from pelton.local.broker import LocalKafka
 
-EVENTS = 200_000
-EVENTS_QUICK = 50_000
-ROUNDS = 3
-LATENCY_S = 15.0
-LATENCY_QUICK_S = 5.0
+ROUNDS = 5
+SCALE_QUICK = 0.2
+LATENCY_S = 10.0
+LATENCY_QUICK_S = 3.0
+#: Of `--quick`: what a change is looked at with, in two minutes.
+QUICK = (
+    "go-keyed:0:*", "aio:0:256", "native:0:256", "stream:0:256", "native:10:1000", "latency:native:500",
+)  # fmt: skip
+#: Where the results of the latest run are kept, whatever else is written.
+RECORD = ROOT / "build" / "bench" / "results.json"
+#: Of `make bench-scaling`, which measures one of the budgets.
+SCALING_RECORD = RECORD.with_name("scaling.json")
 #: Functions that `--profile` lists.
 TOP = 25
 
 
 def main() -> int:
     options = _options()
-    started = time.monotonic()
-    for name, text in machine.describe():
-        print(f"{name + ':':<9}{text}")
-    print(f"rounds:  {options.rounds}, up to {options.events:,} events a cell\n", flush=True)
-    with tempfile.TemporaryDirectory(prefix="pelton-bench-") as folder, LocalKafka.temporary() as kafka:
-        bench = Bench(kafka.bootstrap, build_target(Path(folder)))
-        chosen: list[Cell] = options.cells or cells(options.events)
-        for events in sorted({cell.events for cell in chosen}):
-            bench.prepare(events)
-        if options.profile:
-            _profile(bench, chosen[0], Path(folder) / "profile")
+    if options.list:
+        print("\n".join(cell.name for cell in cells()))
+        return 0
+    if options.record:
+        results = recorded(options.record, Results.from_json)
+    else:
+        measured = _run(options)
+        if measured is None:
             return 0
-        faults = _measure(bench, chosen, options.rounds, options.latency_seconds)
-    print(f"\n{time.monotonic() - started:.0f} s in all")
-    return 1 if faults else 0
+        results = measured
+    _show(results)
+    if options.write:
+        grown = recorded(SCALING_RECORD, Grown.from_json) if SCALING_RECORD.exists() else None
+        backlog = None if grown is None else grown.backlog
+        for path in write(report(results, backlog, scaling=(FOLDER / "scaling.md").exists())):
+            print(f"written: {path.relative_to(ROOT)}")
+        print("Link it where it is not yet: README.md and CHANGELOG.md, as docs/performance/README.md.")
+    return 1 if faults(results) or results.is_cut else 0
 
 
-def _measure(bench: Bench, chosen: Sequence[Cell], rounds: int, latency_seconds: float) -> int:
-    """All rounds, then the tables; returns how many faults the targets saw."""
-    through: dict[Cell, list[Throughput]] = {cell: [] for cell in chosen}
-    late: dict[str, list[Latency]] = {mode: [] for mode in MODES if any(cell.mode == mode for cell in chosen)}
-    for number in range(rounds):
-        # Another one first each time: the first of a round has the coldest caches.
-        turn = number % len(chosen)
-        for cell in [*chosen[turn:], *chosen[:turn]]:
-            through[cell].append(bench.throughput(cell))
-            _progress(f"round {number + 1}: {cell}: {through[cell][-1].events_per_s:,.0f} events/s")
-        for mode, found in late.items():
-            if latency_seconds:
-                found.append(bench.latency(Cell(mode, 0, chosen[0].concurrency, 0), latency_seconds))
-                _progress(f"round {number + 1}: {mode}: p50 {found[-1].p50_ms:.2f} ms")
-    _show_throughput(through)
-    if latency_seconds:
-        _show_latency(late)
-    return sum(one.faults for runs in through.values() for one in runs)
+def _run(options: argparse.Namespace) -> Results | None:
+    """Everything that was chosen, round by round; None after a profile."""
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="pelton-bench-") as name, LocalKafka.temporary() as kafka:
+        folder = Path(name)
+        built = build(folder)
+        results = Results(machine.describe(), machine.command("bench"), machine.now(), options.rounds)
+        for what, text in results.machine:
+            print(f"{what + ':':<9}{text}")
+        chosen = [cell for cell in options.chosen if cell.bridge.mode not in built.missing]
+        results.missing = {
+            mode: reason
+            for mode, reason in built.missing.items()
+            if any(cell.bridge.mode == mode for cell in options.chosen)
+        }
+        for mode, reason in results.missing.items():
+            print(f"MISSING: {mode}: {reason}")
+        print(f"rounds:  {options.rounds}, over {len(chosen)} cells\n", flush=True)
+        bench = Bench(kafka.bootstrap, kafka.status().pid, built, folder / "bytecode")
+        for mode in sorted({cell.bridge.mode for cell in chosen if cell.bridge.is_pelton}):
+            try:
+                bench.compile(mode)
+            except Failed as error:
+                results.missing[mode] = str(error)
+                print(f"MISSING: {mode}: {error}", flush=True)
+        chosen = [cell for cell in chosen if cell.bridge.mode not in results.missing]
+        results.planned = [cell.name for cell in chosen]
+        if options.profile:
+            _profile(bench, chosen, folder / "profile")
+            return None
+        until = started + options.minutes * 60 if options.minutes else float("inf")
+        try:
+            for number in range(options.rounds):
+                begun = time.monotonic()
+                _round(bench, chosen, number, options.latency_seconds, results, until)
+                results.whole_rounds = number + 1
+                took_min = (time.monotonic() - begun) / 60
+                print(
+                    f"round {number + 1} took {took_min:.1f} min; {options.rounds} of them take about"
+                    f" {took_min * options.rounds:.0f}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+        except (Cut, KeyboardInterrupt, SystemExit) as error:
+            # What has been measured is not for nothing.
+            print(f"CUT in round {results.whole_rounds + 1}: {error!r}", file=sys.stderr, flush=True)
+        finally:
+            results.took_s = time.monotonic() - started
+            _keep(results)
+    return results
 
 
-def _progress(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+class Cut(Exception):
+    """The time is over."""
 
 
-def _show_throughput(through: dict[Cell, list[Throughput]]) -> None:
-    rows = []
-    for cell, runs in through.items():
-        per_cpu_s = [1e6 / one.cpu_s for one in runs]
-        middle = figures.percentile(per_cpu_s, 50)
-        asked = cell.mode == "unary" or cell.delay_ms == 0
-        rows.append(
-            [
-                f"{cell.mode}, target {cell.delay_ms} ms, {cell.concurrency} out",
-                figures.spread([one.events_per_s for one in runs]),
-                figures.spread([one.cpu_s for one in runs], 1),
-                figures.spread(per_cpu_s),
-                figures.verdict(middle, least=BUDGET_PER_CPU_SECOND[cell.mode]) if asked else "–",
-                figures.spread([one.rss_mb for one in runs]),
-                figures.verdict(max(one.rss_mb for one in runs), most=BUDGET_RSS_MB),
-                figures.spread([one.target_cpu_s for one in runs], 1),
-                " / ".join(
-                    str(sum(counts))
-                    for counts in zip(
-                        *((one.repeats, one.disorder, one.overlaps, one.not_committed) for one in runs),
-                        strict=True,
-                    )
-                ),
-            ]
+def _keep(results: Results) -> None:
+    RECORD.parent.mkdir(parents=True, exist_ok=True)
+    RECORD.write_text(results.to_json())
+
+
+def _round(
+    bench: Bench, chosen: Sequence[Cell], number: int, latency_s: float, results: Results, until: float
+) -> None:
+    """One run of each; Cut before the one that would begin after `until`."""
+    # Another one first each time: the first of a round has the coldest caches.
+    turn = number * len(chosen) // max(results.rounds, 1)
+    for cell in [*chosen[turn:], *chosen[:turn]]:
+        if number and not cell.bridge.is_pelton and isinstance(cell, Kill | Poison):
+            continue
+        begin = time.monotonic()
+        if begin >= until:
+            raise Cut("the minutes that were given are over")
+        try:
+            if not isinstance(cell, Latency):
+                bench.prepare(Events(cell.events))
+            found = bench.measure(cell, latency_s, number)
+        except Exception as error:  # one cell's trouble, whatever it is, is not the others'
+            reason = reason_of(error)
+            results.refused.setdefault(cell.name, []).append(reason)
+            told = f"REFUSED: {reason}"
+        else:
+            results.found.setdefault(cell, []).append(found)
+            told = _told(found)
+        print(
+            f"round {number + 1}: {cell.name}: {told} ({time.monotonic() - begin:.0f} s)",
+            file=sys.stderr,
+            flush=True,
         )
-    head = [
-        "key order", "events/s", "CPU-s per million", "events per CPU-s", "budget", "peak RSS MB", "budget",
-        "target's CPU-s", "faults",
-    ]  # fmt: skip
-    print(figures.table(head, rows))
-    print("\nFaults: repeats / disorder in a key / overlaps in a key / not committed.")
-    print("Budgets: pure Python; the stream has its own, whatever carries it.")
 
 
-def _show_latency(late: dict[str, list[Latency]]) -> None:
-    rows = [
-        [
-            f"{mode}, {runs[0].samples * len(runs):,} events",
-            figures.spread([one.p50_ms for one in runs], 2),
-            figures.verdict(figures.percentile([one.p50_ms for one in runs], 50), most=BUDGET_P50_MS),
-            figures.spread([one.p99_ms for one in runs], 2),
-            figures.verdict(figures.percentile([one.p99_ms for one in runs], 50), most=BUDGET_P99_MS),
-            figures.spread([one.worst_ms for one in runs], 1),
-            figures.spread([one.publisher_p99_ms for one in runs], 2),
-        ]
-        for mode, runs in late.items()
-    ]
-    head = ["latency", "p50 ms", "budget", "p99 ms", "budget", "worst ms", "publisher's own p99 ms"]
-    print(
-        f"\nFrom the moment an event was due at {LATENCY_PER_SECOND}/s, target 0 ms;"
-        f" the first {LATENCY_WARM_UP_S:.0f} s are not counted.\n"
+def _told(found: Throughput | Late | Killed | Poisoned) -> str:
+    match found:
+        case Throughput():
+            return f"{found.events_per_s:,.0f} events/s, {found.cpu_s:.1f} CPU-s per million"
+        case Late():
+            return f"p50 {found.p50_ms:.2f} ms, p99 {found.p99_ms:.2f} ms"
+        case Killed():
+            return (
+                f"{found.repeats} repeats of {found.repeats_bound} that may be, {found.lost} lost,"
+                f" {found.disorder} out of order, first event after {found.first_event_s:.2f} s"
+            )
+        case Poisoned():
+            return f"kept {100 * found.kept:.1f} %, {found.undelivered} never delivered"
+
+
+def faults(results: Results) -> int:
+    """What was wrong with Pelton; the loops promise no order across a crash, and some of them none at all."""
+    wrong = sum(
+        len(reasons) for name, reasons in results.refused.items() if set(name.split(":")) & set(MODES)
     )
-    print(figures.table(head, rows))
+    for cell, runs in results.found.items():
+        if not cell.bridge.is_pelton:
+            continue
+        for one in runs:
+            match one:
+                case Throughput():
+                    wrong += one.repeats + one.disorder + one.overlaps + (one.not_committed or 0)
+                case Late():
+                    wrong += one.repeats + one.disorder
+                case Killed():
+                    wrong += one.disorder + one.lost
+                case Poisoned():
+                    wrong += one.undelivered
+    return wrong
 
 
-def _profile(bench: Bench, cell: Cell, out: Path) -> None:
+def _show(results: Results) -> None:
+    for title, text in (
+        ("As fast as it goes", tables.speeds(results)),
+        ("Beside go-keyed in the same round: 1.00 is as fast, or as dear", tables.beside(results)),
+        ("From the moment an event was due, target 0 ms", tables.latencies(results)),
+        ("From the start of the process", tables.starts(results)),
+        ("After kill -9", tables.kills(results)),
+        ("1 % of the keys refused for ever: the others", tables.poisons(results)),
+        ("No figure", tables.refusals(results)),
+    ):
+        if text:
+            print(f"\n{title}\n\n{text}")
+    print("\nFaults: repeats / disorder in a key / overlaps in a key / not committed.")
+    print(f"{results.took_s:.0f} s in all; the results are in {RECORD.relative_to(ROOT)}")
+
+
+def _profile(bench: Bench, chosen: Sequence[Cell], out: Path) -> None:
     """Where Pelton's CPU goes: by thread in a plain run, by room and function in a traced one."""
-    plain = bench.throughput(cell)
-    print(f"{cell}: {plain.events_per_s:,.0f} events/s, {plain.cpu_s:.1f} CPU-s per million events\n")
+    cell = next((one for one in chosen if isinstance(one, Speed) and one.bridge.is_pelton), None)
+    if cell is None:
+        raise Failed("a profile is of Pelton: choose one of its cells")
+    plain = bench.speed(cell)
+    print(f"{cell.name}: {plain.events_per_s:,.0f} events/s, {plain.cpu_s:.1f} CPU-s per million events\n")
     whole = sum(plain.cpu_by_thread.values())
     by_thread = sorted(plain.cpu_by_thread.items(), key=lambda item: -item[1])
     rows = [[name, f"{spent:.2f}", f"{spent / whole:.0%}"] for name, spent in by_thread if spent]
     print(figures.table(["thread, untraced, start included", "CPU-s", "share"], rows))
-    bench.throughput(cell, out)
+    bench.speed(cell, out)
     stats = pstats.Stats(str(out))
     own = {where: entry[2] for where, entry in stats.stats.items()}  # type: ignore[attr-defined]
     counts = {where: entry[1] for where, entry in stats.stats.items()}  # type: ignore[attr-defined]
@@ -181,34 +255,34 @@ def _short(path: str) -> str:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description="Measure Pelton on a real Kafka.")
-    parser.add_argument("--quick", action="store_true", help="one round and fewer events: under two minutes")
+    parser.add_argument("--quick", action="store_true", help="one short round over a few cells: two minutes")
     parser.add_argument("--rounds", type=int, help=f"over all cells; default {ROUNDS}")
-    parser.add_argument("--events", type=int, help=f"for the fastest cells; default {EVENTS:,}")
+    parser.add_argument("--scale", type=float, help="so many times as many events; default 1")
+    parser.add_argument("--latency-seconds", type=float, help=f"that count; default {LATENCY_S:g}")
     parser.add_argument(
-        "--latency-seconds", type=float, help=f"that count; 0 leaves it out; default {LATENCY_S:g}"
+        "--cells", default="", metavar="NAME,…", help="only these; * matches anything; native:5:64 makes one"
     )
-    parser.add_argument(
-        "--cell", action="append", default=[], metavar="MODE:DELAY[:OUT]", help="only this one; repeatable"
-    )
+    parser.add_argument("--minutes", type=float, help="begin no cell after so many, and report what there is")
+    parser.add_argument("--list", action="store_true", help="the names of all cells")
     parser.add_argument("--profile", action="store_true", help="of one cell (the first): where the CPU goes")
+    parser.add_argument("--write", action="store_true", help="write the report: docs/performance/README.md")
+    parser.add_argument(
+        "--record", type=Path, metavar="FILE", help="measure nothing: take the results of an earlier run"
+    )
     options = parser.parse_args()
-    if options.rounds is None:
-        options.rounds = 1 if options.quick else ROUNDS
-    if options.events is None:
-        options.events = EVENTS_QUICK if options.quick else EVENTS
-    if options.latency_seconds is None:
-        options.latency_seconds = LATENCY_QUICK_S if options.quick else LATENCY_S
-    if options.rounds < 1 or options.events < 1:
-        parser.error("at least one round and one event")
+    quick = options.quick
+    options.rounds = options.rounds or (1 if quick else ROUNDS)
+    options.scale = options.scale or (SCALE_QUICK if quick else 1.0)
+    options.latency_seconds = options.latency_seconds or (LATENCY_QUICK_S if quick else LATENCY_S)
+    if options.rounds < 1 or options.scale <= 0 or options.latency_seconds <= 0:
+        parser.error("at least one round, of something")
+    patterns = [one for one in options.cells.split(",") if one] or (QUICK if quick else ())
     try:
-        options.cells = [parse_cell(text, options.events) for text in options.cell]
+        options.chosen = choose(patterns, options.scale)
     except ValueError as error:
         parser.error(str(error))
     return options
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (Failed, PeltonError) as error:
-        sys.exit(f"bench: {error}")
+    program("bench", main)

@@ -3,13 +3,14 @@ package main
 
 import (
 	"encoding/binary"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
 // More than any run here uses; a position beyond it is counted as a call and nothing else.
-const partitionsMax = 64
+const partitionsMax = 1024
 
 // Stats is what /stats says. Times are nanoseconds since the epoch.
 type Stats struct {
@@ -22,12 +23,20 @@ type Stats struct {
 	Disorder int64 `json:"disorder"`
 	// Calls of a key while another one of that key was not answered yet.
 	Overlaps int64 `json:"overlaps"`
-	FirstNs  int64 `json:"first_ns"`
-	LastNs   int64 `json:"last_ns"`
+	// Calls that were answered with an error, since their key is poison.
+	Refused int64 `json:"refused"`
+	// The first call of all, or since /mark; the last answer; and when this was said.
+	FirstNs int64 `json:"first_ns"`
+	LastNs  int64 `json:"last_ns"`
+	NowNs   int64 `json:"now_ns"`
+	// Bytes that came on each connection there has been, in the order in which they were taken.
+	Connections []int64 `json:"connections"`
 }
 
 type journal struct {
-	latency    bool
+	latency bool
+	// A key that ends so is poison; empty where none is.
+	poison     string
 	calls      atomic.Int64
 	first      atomic.Int64
 	last       atomic.Int64
@@ -42,6 +51,7 @@ type partition struct {
 	seen, answered                       bits
 	keys                                 map[string]*key
 	settled, repeats, disorder, overlaps int64
+	refused                              int64
 }
 
 type key struct {
@@ -54,19 +64,24 @@ type call struct {
 	partition *partition
 	key       *key
 	offset    int64
+	refused   bool
 }
 
-func newJournal(latency bool) *journal {
-	journal := &journal{latency: latency}
+func newJournal(latency bool, poison string) *journal {
+	journal := &journal{latency: latency, poison: poison}
 	for number := range journal.partitions {
 		journal.partitions[number].keys = make(map[string]*key)
 	}
 	return journal
 }
 
+// mark makes the next call the first one.
+func (j *journal) mark() { j.first.Store(0) }
+
 func (j *journal) begin(number, offset int64, name, value []byte) call {
-	if j.calls.Add(1) == 1 {
-		j.first.Store(time.Now().UnixNano())
+	j.calls.Add(1)
+	if j.first.Load() == 0 {
+		j.first.CompareAndSwap(0, time.Now().UnixNano())
 	}
 	if j.latency && len(value) >= 8 {
 		due := int64(binary.BigEndian.Uint64(value))
@@ -75,8 +90,9 @@ func (j *journal) begin(number, offset int64, name, value []byte) call {
 		j.late = append(j.late, [2]int64{due, late})
 		j.mu.Unlock()
 	}
+	refused := j.poison != "" && strings.HasSuffix(string(name), j.poison)
 	if number < 0 || number >= partitionsMax || offset < 0 {
-		return call{}
+		return call{refused: refused}
 	}
 	p := &j.partitions[number]
 	p.mu.Lock()
@@ -87,7 +103,7 @@ func (j *journal) begin(number, offset int64, name, value []byte) call {
 	isFirst := !p.seen.has(offset)
 	p.seen.set(offset)
 	if len(name) == 0 {
-		return call{partition: p, offset: offset}
+		return call{partition: p, offset: offset, refused: refused}
 	}
 	k := p.keys[string(name)]
 	if k == nil {
@@ -102,7 +118,7 @@ func (j *journal) begin(number, offset int64, name, value []byte) call {
 		p.overlaps++
 	}
 	k.open++
-	return call{partition: p, key: k, offset: offset}
+	return call{partition: p, key: k, offset: offset, refused: refused}
 }
 
 // end is called before the answer leaves, so that the next of the key cannot come first.
@@ -114,7 +130,9 @@ func (j *journal) end(calls ...call) {
 			continue
 		}
 		p.mu.Lock()
-		if !p.answered.has(call.offset) {
+		if call.refused {
+			p.refused++
+		} else if !p.answered.has(call.offset) {
 			p.answered.set(call.offset)
 			p.settled++
 		}
@@ -127,6 +145,7 @@ func (j *journal) end(calls ...call) {
 
 func (j *journal) stats() Stats {
 	stats := Stats{Calls: j.calls.Load(), FirstNs: j.first.Load(), LastNs: j.last.Load()}
+	stats.NowNs = time.Now().UnixNano()
 	for number := range j.partitions {
 		p := &j.partitions[number]
 		p.mu.Lock()
@@ -134,6 +153,7 @@ func (j *journal) stats() Stats {
 		stats.Repeats += p.repeats
 		stats.Disorder += p.disorder
 		stats.Overlaps += p.overlaps
+		stats.Refused += p.refused
 		p.mu.Unlock()
 	}
 	return stats

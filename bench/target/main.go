@@ -3,7 +3,7 @@
 //
 // It decodes nothing of a unary request and makes no stubs; HandleStream is read field by field (stream.go).
 // On start it prints one JSON line with its addresses; GET /stats gives the journal as another, GET /latencies
-// how late each event was. It ends when its standard input does.
+// how late each event was, POST /mark has the next call count as the first. It ends when its standard input does.
 package main
 
 import (
@@ -36,9 +36,11 @@ const (
 func main() {
 	delay := flag.Duration("delay", 0, "time between a call and its answer")
 	latency := flag.Bool("latency", false, "events begin with the time they were due, in nanoseconds; keep how late each is")
+	poison := flag.String("poison", "", "refuse every event whose key ends so")
+	code := flag.Uint("poison-code", uint(codes.InvalidArgument), "the status with which it is refused")
 	flag.Parse()
 
-	target := &target{delay: *delay, journal: newJournal(*latency)}
+	target := &target{delay: *delay, journal: newJournal(*latency, *poison), code: codes.Code(*code)}
 	server := grpc.NewServer(
 		grpc.ForceServerCodecV2(raw{}),
 		grpc.UnknownServiceHandler(target.handle),
@@ -47,17 +49,21 @@ func main() {
 		grpc.MaxRecvMsgSize(messageBytesMax),
 		grpc.SharedWriteBuffer(true),
 	)
-	calls, err := net.Listen("tcp", "127.0.0.1:0")
+	listening, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		log.Fatal(err)
 	}
+	calls := &counting{Listener: listening}
 	questions, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		log.Fatal(err)
 	}
 	http.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) {
-		_ = json.NewEncoder(w).Encode(target.journal.stats())
+		stats := target.journal.stats()
+		stats.Connections = calls.bytes()
+		_ = json.NewEncoder(w).Encode(stats)
 	})
+	http.HandleFunc("POST /mark", func(http.ResponseWriter, *http.Request) { target.journal.mark() })
 	http.HandleFunc("GET /latencies", func(w http.ResponseWriter, _ *http.Request) {
 		_ = json.NewEncoder(w).Encode(target.journal.latencies())
 	})
@@ -72,6 +78,8 @@ func main() {
 type target struct {
 	delay   time.Duration
 	journal *journal
+	// Of the events that are refused.
+	code codes.Code
 }
 
 // handle takes every call, whatever its method.
@@ -106,6 +114,9 @@ func (t *target) unary(stream grpc.ServerStream) error {
 		time.Sleep(t.delay)
 	}
 	t.journal.end(call)
+	if call.refused {
+		return status.Error(t.code, "poison")
+	}
 	return stream.SendMsg(&message{})
 }
 

@@ -21,6 +21,9 @@ const (
 	positionPart     = 2
 	positionOffset   = 3
 	settlementsAcked = 1
+	settlementsOther = 2
+	settlementToken  = 1
+	settlementCode   = 2
 )
 
 // Batches that wait for their delay; Pelton's concurrency ends long before.
@@ -67,10 +70,10 @@ func (t *target) settle(stream grpc.ServerStream, waiting <-chan due) error {
 		if wait := time.Until(next.at); wait > 0 {
 			time.Sleep(wait)
 		}
-		var packed []byte
+		var packed, refused []byte
 		for now, isDue := time.Now(), true; isDue; {
 			t.journal.end(next.calls...)
-			packed = packTokens(packed, next.tokens)
+			packed, refused = t.pack(packed, refused, next)
 			select {
 			case next, more = <-waiting:
 				isDue = more && !next.at.After(now)
@@ -78,7 +81,7 @@ func (t *target) settle(stream grpc.ServerStream, waiting <-chan due) error {
 				next, isDue = due{}, false
 			}
 		}
-		settlement := protowire.AppendBytes(protowire.AppendTag(nil, settlementsAcked, protowire.BytesType), packed)
+		settlement := protowire.AppendBytes(protowire.AppendTag(refused, settlementsAcked, protowire.BytesType), packed)
 		if err := stream.SendMsg(&message{settlement}); err != nil {
 			for range waiting {
 				// Whoever fills it must not be left waiting.
@@ -92,11 +95,18 @@ func (t *target) settle(stream grpc.ServerStream, waiting <-chan due) error {
 	return nil
 }
 
-func packTokens(packed []byte, tokens []uint64) []byte {
-	for _, token := range tokens {
-		packed = protowire.AppendVarint(packed, token)
+// pack adds the tokens of what is due: to the packed ones, or as settlements of their own.
+func (t *target) pack(packed, refused []byte, due due) ([]byte, []byte) {
+	for number, token := range due.tokens {
+		if !due.calls[number].refused {
+			packed = protowire.AppendVarint(packed, token)
+			continue
+		}
+		one := protowire.AppendVarint(protowire.AppendTag(nil, settlementToken, protowire.VarintType), token)
+		one = protowire.AppendVarint(protowire.AppendTag(one, settlementCode, protowire.VarintType), uint64(t.code))
+		refused = protowire.AppendBytes(protowire.AppendTag(refused, settlementsOther, protowire.BytesType), one)
 	}
-	return packed
+	return packed, refused
 }
 
 // take notes every delivery of a DeliveryBatch in the journal.

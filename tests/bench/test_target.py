@@ -12,7 +12,8 @@ from typing import Any
 import grpc
 import pytest
 
-from bench.processes import Target, build_target
+from bench.builds import build_target
+from bench.processes import Target
 from pelton.v1 import event_pb2, handler_pb2
 from pelton.v1.handler_pb2_grpc import EventHandlerStub
 
@@ -86,6 +87,50 @@ def test_reflection_is_declined_and_not_counted(target: Target) -> None:
     assert target.stats()["calls"] == 0
 
 
+def test_poison_is_refused_each_time_and_never_settled(binary: Path) -> None:
+    with Target(binary, delay_ms=0, poison_code=3) as target:
+        call(target, (0, 0, b"key-01"))
+        for offset in (1, 1, 2):
+            with pytest.raises(grpc.RpcError) as refused:
+                call(target, (0, offset, b"key-100"))
+            assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        last_ns = target.stats()["last_ns"]
+        call(target, (0, 3, b"key-01"))
+        stats = target.stats()
+    assert (stats["calls"], stats["settled"], stats["refused"]) == (5, 2, 3)
+    # A repeat is of what was answered well, and so is the last answer.
+    assert stats["repeats"] == 0
+    assert stats["last_ns"] > last_ns
+
+
+def test_after_a_mark_the_next_call_is_the_first(target: Target) -> None:
+    call(target, (0, 0, b"a"))
+    before = target.stats()
+    target.mark()
+    assert target.stats()["first_ns"] == 0
+    call(target, (0, 1, b"a"))
+    after = target.stats()
+    assert before["last_ns"] <= after["first_ns"] <= after["now_ns"]
+    assert (after["calls"], after["settled"]) == (2, 2)
+
+
+def test_what_each_connection_brought_is_told(target: Target) -> None:
+    for value in (bytes(100_000), b""):
+        # Channels to one address would else share their connection.
+        options = [("grpc.use_local_subchannel_pool", 1)]
+        with grpc.insecure_channel(target.address, options) as channel:
+            take: Any = channel.unary_unary("/any.Service/Method")
+            take(value, timeout=TIMEOUT_S)
+    large, small = target.stats()["connections"]
+    assert large > 100_000 > small > 0
+
+
+def test_as_many_partitions_as_a_large_topic_has_are_told_apart(target: Target) -> None:
+    call(target, (511, 0, b"a"), (512, 0, b"a"), (511, 0, b"a"))
+    stats = target.stats()
+    assert (stats["settled"], stats["repeats"]) == (2, 1)
+
+
 def delivery(token: int, offset: int, key: bytes) -> handler_pb2.Delivery:
     position = event_pb2.Position(topic="t", partition=3, offset=offset)
     event = event_pb2.Event(id="t/3/0", key=key, value=(1).to_bytes(8, "big"), position=position)
@@ -116,6 +161,24 @@ def test_every_delivery_of_a_stream_is_acked_by_its_token(binary: Path) -> None:
         assert (stats["calls"], stats["settled"], stats["repeats"]) == (1000, 1000, 0)
         assert (stats["disorder"], stats["overlaps"]) == (0, 0)
         assert [due for due, _ in target.latencies()] == [1] * 1000
+
+
+def test_poison_in_a_stream_is_settled_with_its_code(binary: Path) -> None:
+    batch = handler_pb2.DeliveryBatch(
+        deliveries=[delivery(n + 1, n, b"key-%03d" % n) for n in range(98, 103)]
+    )
+    with (
+        Target(binary, delay_ms=0, poison_code=2) as target,
+        grpc.insecure_channel(target.address) as channel,
+    ):
+        acked: list[int] = []
+        refused: list[tuple[int, int]] = []
+        for settled in EventHandlerStub(channel).HandleStream(iter([batch]), timeout=TIMEOUT_S):
+            acked.extend(settled.acked)
+            refused.extend((one.token, one.code) for one in settled.settlements)
+        assert acked == [99, 100, 102, 103]
+        assert refused == [(101, 2)]
+        assert (target.stats()["settled"], target.stats()["refused"]) == (4, 1)
 
 
 def test_disorder_and_repeats_in_a_stream_are_seen(target: Target) -> None:
