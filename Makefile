@@ -24,31 +24,78 @@ BOOTSTRAP := .venv/.bootstrap-$(call sum,requirements/bootstrap.txt)
 RUNTIME := .venv/.demo-$(call sum,requirements/demo.txt pyproject.toml)
 DEV := .venv/.dev-$(call sum,requirements/dev.txt pyproject.toml)
 PROTO := .venv-proto/.installed-$(call sum,requirements/proto.txt)
+NATIVE := .venv/.native-$(call sum,native/Cargo.toml native/pyproject.toml native/src/*.rs \
+	native/pelton_native/* requirements/native.txt)
 LOWEST := .venv-lowest/.installed-$(call sum,requirements/lowest.txt)
 
-.PHONY: help demo bench bench-poison test integration check static fmt fmt-check lint types imports proto proto-check lock clean
+# Where there is Rust, the native transport is built along; where there is none, what is skipped says so.
+CARGO := $(shell command -v cargo 2>/dev/null)
+NATIVE_BUILT := $(if $(CARGO),$(NATIVE),)
+# The interpreter is named, so that no other one is looked for.
+CARGO_ENV := CARGO_TARGET_DIR=$(CURDIR)/build/native PYO3_PYTHON=$(CURDIR)/.venv/bin/python
+
+# Most tests wait for somebody: so many processes take a file of them each, every one with its own Kafka.
+SHARES ?= 2
+
+.PHONY: native native-check native-for-demo conformance
+.PHONY: help demo bench bench-isolation bench-memory bench-scaling bench-poison faults soak test integration sim mutants check static fmt fmt-check lint types imports proto proto-check lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(RUNTIME) ## Kafka, a publisher, Pelton and a service, live in this terminal (ARGS="--events 2000")
+demo: $(RUNTIME) native-for-demo ## Kafka, a publisher, Pelton and a service, live in this terminal (ARGS="--events 2000")
 	@$(BIN)/python examples/demo/run.py $(ARGS)
 
-bench: $(RUNTIME) ## speed, CPU, latency and memory on a real Kafka (ARGS=…)
+bench: $(RUNTIME) $(NATIVE_BUILT) ## speed, CPU, latency and memory on a real Kafka (ARGS=…)
 	@$(BIN)/python bench/run.py $(ARGS)
+
+bench-scaling: $(RUNTIME) $(NATIVE_BUILT) ## how speed and memory grow with partitions, keys, sizes, subscriptions (ARGS=…)
+	@$(BIN)/python bench/scaling.py $(ARGS)
+
+bench-isolation: $(RUNTIME) $(NATIVE_BUILT) ## what one bad target costs another's latency (ARGS="--rounds 5")
+	@$(BIN)/python bench/isolation.py $(ARGS)
+
+bench-memory: $(RUNTIME) $(NATIVE_BUILT) ## memory beside dead targets, and whether it keeps its cap (ARGS="--only refused")
+	@$(BIN)/python bench/memory.py $(ARGS)
 
 bench-poison: $(RUNTIME) ## the pace of healthy keys beside poisoned ones (ARGS="--seconds 60 --rounds 3")
 	@$(BIN)/python bench/poison.py $(ARGS)
 
-test: $(DEV) $(PROTO) $(LOWEST) ## every test, real Kafka included (ARGS="-k ledger")
-	@$(BIN)/python -m pytest $(ARGS)
+test: $(DEV) $(PROTO) $(LOWEST) $(NATIVE_BUILT) ## every test, real Kafka included (ARGS="-k ledger")
+	@$(BIN)/python -m pytest --numprocesses $(SHARES) --dist loadfile $(ARGS)
 
-integration: $(DEV) ## only the tests against a real Kafka and real sockets
-	@$(BIN)/python -m pytest tests/integration $(ARGS)
+integration: $(DEV) $(NATIVE_BUILT) ## only the tests against a real Kafka and real sockets
+	@$(BIN)/python -m pytest --numprocesses $(SHARES) --dist loadfile tests/integration $(ARGS)
 
-check: static test ## all that CI runs
+faults: $(DEV) ## the fault matrix on real Kafka, sockets and processes, printed (ARGS="--rows 11,15")
+	@$(BIN)/python -m tests.faults.run $(ARGS)
+
+soak: $(DEV) ## the matrix, then 30 minutes of composed random faults (ARGS="--minutes 30 --seed 7")
+	@$(BIN)/python -m tests.faults.soak $(ARGS)
+
+sim: $(DEV) ## engine and pump under random faults in virtual time (ARGS="--schedules 10000", "--seed S" replays one)
+	@$(BIN)/python -m tests.simulation.run $(ARGS)
+
+mutants: $(DEV) ## planted bugs, and how soon the simulation catches each
+	@$(BIN)/python -m tests.simulation.mutants
+
+conformance: $(DEV) $(NATIVE_BUILT) ## the suite that every transport is held to, as a table: case x transport
+	@$(BIN)/python -m pytest tests/conformance --conformance-table $(ARGS)
+
+check: static native-check test ## all that CI runs
 
 static: fmt-check lint types imports proto-check ## all of check but the tests
+
+native: $(NATIVE) ## build pelton_native, the fastest transport, and install it into .venv (needs Rust)
+
+native-check: $(BOOTSTRAP) ## the Rust side: rustfmt, clippy, its own tests
+ifneq ($(CARGO),)
+	@cd native && cargo fmt --check
+	@cd native && $(CARGO_ENV) cargo clippy --quiet --release --all-targets -- -D warnings
+	@cd native && $(CARGO_ENV) cargo test --quiet --release --no-default-features
+else
+	@echo "make: NOT CHECKED: native/ (rustfmt, clippy and its tests: there is no cargo on the PATH)"
+endif
 
 fmt: $(DEV) ## format the code, mend what ruff can mend safely, format the contracts
 	@$(BIN)/ruff check --fix-only .
@@ -86,6 +133,7 @@ lock: $(BOOTSTRAP) ## recompile the requirement files (ARGS="--upgrade")
 	@$(COMPILE) $(ARGS) pyproject.toml --extra local --group build --output-file requirements/demo.txt
 	@$(COMPILE) $(ARGS) pyproject.toml --extra local --group build --group dev \
 		--constraint requirements/demo.txt --output-file requirements/dev.txt
+	@$(COMPILE) $(ARGS) --group native --output-file requirements/native.txt
 	@$(COMPILE) $(ARGS) --group proto --output-file requirements/proto.txt
 	@$(COMPILE) $(ARGS) pyproject.toml --resolution lowest-direct --output-file requirements/lowest.txt
 
@@ -127,6 +175,26 @@ $(DEV): $(BOOTSTRAP)
 	@$(INSTALL) --python .venv -r requirements/dev.txt
 	@$(UV) pip install --quiet --python .venv --no-deps --no-build-isolation --offline --editable .
 	@touch $@
+
+# A wheel like any other, made here: what is installed is what would be shipped.
+$(NATIVE): $(BOOTSTRAP)
+	@$(INSTALL) --python .venv -r requirements/native.txt
+	@echo "building pelton_native (about a minute the first time)"
+	@rm -rf build/native/wheels
+	@cd native && $(CARGO_ENV) ../$(BIN)/maturin build --quiet --release \
+		--interpreter ../$(BIN)/python --out ../build/native/wheels
+	@$(UV) pip install --quiet --python .venv --no-deps --offline --no-index --reinstall build/native/wheels/*.whl
+	@rm -f .venv/.native-*
+	@touch $@
+
+# The demo needs no native transport: without it, it says so and goes on.
+native-for-demo: $(BOOTSTRAP)
+ifneq ($(CARGO),)
+	@$(MAKE) --no-print-directory $(NATIVE) || \
+		echo "make: NOT BUILT: pelton_native (see above); the demo goes on with grpc.aio" >&2
+else
+	@echo "make: NOT BUILT: pelton_native, since there is no cargo on the PATH; the demo goes on with grpc.aio"
+endif
 
 # The oldest generator and the oldest libraries that are supported. Neither has wheels for a Python newer
 # than 3.13; there the tests that need them are skipped, and say so.

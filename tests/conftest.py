@@ -21,17 +21,14 @@ from tests.kafka_fixtures import create_topic, kafka, topic_name
 __all__ = ["create_topic", "kafka", "topic_name"]
 
 MISSING = "missing tool: "
-NOTES: pytest.StashKey[list[str]] = pytest.StashKey()
+#: A note rides on its test's report: the only way out of a process that runs a share of the tests.
+NOTE = "note"
 
 # Two shared cores make single examples slow now and then; that is no finding. In CI Hypothesis chooses its
 # own profile: no deadline either, and the same examples every time.
 settings.register_profile("pelton", deadline=None, print_blob=True)
 if "CI" not in os.environ:
     settings.load_profile("pelton")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[NOTES] = []
 
 
 def find(name: str) -> str:
@@ -56,10 +53,14 @@ def tool() -> Callable[[str], str]:
 @pytest.fixture
 def note(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Adds a line to the end of the run: for what is reported and not judged."""
-    return request.config.stash[NOTES].append
+
+    def add(line: str) -> None:
+        request.node.user_properties.append((NOTE, line))
+
+    return add
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     missing: Counter[str] = Counter()
     for report in terminalreporter.stats.get("skipped", []):
         # A skip's report carries (file, line, reason); pytest puts "Skipped: " before the reason.
@@ -70,5 +71,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for name, count in sorted(missing.items()):
         plural = "test" if count == 1 else "tests"
         terminalreporter.write_line(f"skipped for a missing tool: {name}: {count} {plural}", yellow=True)
-    for line in config.stash[NOTES]:
-        terminalreporter.write_line(line)
+    for ended in ("passed", "failed", "error"):
+        for report in terminalreporter.stats.get(ended, []):
+            for name, line in report.user_properties:
+                if name == NOTE:
+                    terminalreporter.write_line(str(line))

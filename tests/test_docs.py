@@ -38,6 +38,8 @@ LANGUAGES = {"sh", "yaml", "python", "mermaid", "text"}
 
 #: A command that takes longer than this hangs; ten times what one takes on a busy computer.
 PATIENCE_S = 120.0
+#: What `--check` says of a sound config, by what is installed.
+OK = ("notify-shop: ok (calls by native)\n", "notify-shop: ok (calls by aio)\n")
 NO_VARIABLES: Mapping[str, str] = {}
 
 
@@ -71,7 +73,7 @@ RUN_ELSEWHERE = {
     ".venv/bin/pelton serve -c examples/go/pelton.yaml": "tests/integration/test_go_example.py",
 }
 #: CI is itself made of these: `.ci/run`, and `make demo` by the test of the demo.
-MAKE = re.compile(r"make ([a-z-]+)")
+MAKE = re.compile(r"make ([a-z-]+)(?: 'ARGS=[^']*'| ARGS=\S+)?")
 
 
 def commands() -> list[tuple[Block, str]]:
@@ -236,12 +238,12 @@ def test_the_existing_service_is_called_as_the_readme_says(tour: Tour, kafka: Lo
         f' ensure_topic({{"bootstrap.servers": "{kafka.bootstrap}"}}, "events", 2)\''
     )
     with serving(tour.target):
-        assert tour.run("pelton serve --config existing.yaml --check") == "notify-shop: ok\n"
-        assert tour.run("pelton serve --config pelton.yaml --check") == "notify-shop: ok\n"
+        assert tour.run("pelton serve --config existing.yaml --check") in OK
+        assert tour.run("pelton serve --config pelton.yaml --check") in OK
         [overridden] = [command for _, command in commands() if command.startswith("PELTON_")]
         override, command = overridden.split(" ", maxsplit=1)
         variable, value = override.split("=")
-        assert tour.run(command, {variable: value}) == "notify-shop: ok\n"
+        assert tour.run(command, {variable: value}) in OK
         # The variable is read, and a mistake in it is told.
         assert variable in tour.run(command, {variable: "many"}, code=2)
 

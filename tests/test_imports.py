@@ -37,6 +37,7 @@ FORBIDDEN = [
     ("bridge/probe.py", "import confluent_kafka", "only pelton.kafka speaks Kafka"),
     ("__init__.py", "from confluent_kafka import Producer", "only pelton.kafka speaks Kafka"),
     ("bridge/probe.py", "import grpc", "only rpc and sdk.serve speak gRPC"),
+    ("bridge/probe.py", "import pelton_native", "only rpc and sdk.serve speak gRPC"),
     ("sdk/app.py", "import grpc.aio", "only rpc and sdk.serve speak gRPC"),
     (
         "request/probe.py",
@@ -57,6 +58,7 @@ FORBIDDEN = [
 ALLOWED = [
     ("kafka/probe.py", "import confluent_kafka"),
     ("rpc/probe.py", "import grpc.aio"),
+    ("rpc/probe.py", "import pelton_native"),
     ("rpc/probe.py", "from pelton.v1 import handler_pb2_grpc"),
     ("sdk/serve.py", "import grpc.aio"),
     ("bridge/probe.py", "import pelton.kafka.probe"),
