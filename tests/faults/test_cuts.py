@@ -95,10 +95,11 @@ async def test_single_calls_are_cut_and_those_beside_them_are_not(share: float) 
 async def test_connections_end_so_that_the_share_of_their_calls_is_out(share: float) -> None:
     cuts = Cuts(How.CONNECTIONS)
     ends, served = await calls(cuts, share)
-    assert cuts.calls == CALLS
+    # One that is written to a connection when it is over already came to nobody.
+    assert 0.8 * CALLS < cuts.calls <= CALLS
     # More than that where the client is slow to see the end, and makes calls on what is over.
     assert cuts.cut == pytest.approx(share * CALLS, abs=0.2 * CALLS)
-    assert ends["OK"] == CALLS - cuts.cut, ends
+    assert ends["OK"] == cuts.calls - cuts.cut, ends
     assert len(served.seen) > ends["OK"], "none of them was cut after it had come"
 
 

@@ -192,7 +192,7 @@ class Transactions(Generic[T]):
             return None
         try:
             client = confluent_kafka.Producer({**self._settings, "error_cb": _log_error}, logger=client_log)
-            self._persist(client.init_transactions, PREPARE_TIMEOUT_S)
+            self._persist(client, client.init_transactions, PREPARE_TIMEOUT_S)
         except KafkaException as exception:
             error = error_of(exception)
             return f"transactions at {self._bootstrap}: {error.str()} ({error.name()})"
@@ -206,12 +206,12 @@ class Transactions(Generic[T]):
         self._committing = False
         try:
             try:
-                with _unburied():
+                with _unburied(client):
                     refused = self._fill(client, transaction, begun)
                 if not refused:
                     self._committing = True
                     # Asking again asks for the same end: until it is known, nobody else may commit.
-                    self._persist(client.commit_transaction)
+                    self._persist(client, client.commit_transaction)
                     failpoints.reach(Failpoint.TRANSACTION_COMMITTED)
                     return Ended()
                 ended = Ended(f"{len(refused)} records were not taken: {refused[0].error}", refused)
@@ -229,7 +229,7 @@ class Transactions(Generic[T]):
     def _abort(self, client: confluent_kafka.Producer, transaction: _Transaction[T]) -> None:
         """Until the broker has ended it, nobody of our name can write, and these partitions wait."""
         try:
-            self._persist(client.abort_transaction, ABORT_TIMEOUT_S)
+            self._persist(client, client.abort_transaction, ABORT_TIMEOUT_S)
         except KafkaException as exception:
             error = error_of(exception)
             topics = ", ".join(sorted({outgoing.topic for _, outgoing in transaction.records}))
@@ -266,7 +266,7 @@ class Transactions(Generic[T]):
             send = partial(
                 client.send_offsets_to_transaction, transaction.offsets, transaction.group_metadata
             )
-            self._persist(send, begun + FILL_TIMEOUT_S - time.monotonic())
+            self._persist(client, send, begun + FILL_TIMEOUT_S - time.monotonic())
             failpoints.reach(Failpoint.TRANSACTION_FILLED)
         return tuple(refused)
 
@@ -278,12 +278,14 @@ class Transactions(Generic[T]):
             why = self._unwritten.error(error, topic)
             refused.append(Refused(item, str(why), is_record_fault(error)))
 
-    def _persist(self, call: Callable[[float], None], timeout_s: float = float("inf")) -> None:
+    def _persist(
+        self, client: confluent_kafka.Producer, call: Callable[[float], None], timeout_s: float = float("inf")
+    ) -> None:
         """Make one blocking call, again and again while it only has not been answered."""
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                with _unburied():
+                with _unburied(client):
                     call(CALL_TIMEOUT_S)
             except KafkaException as exception:
                 if self._closing.is_set():
@@ -315,17 +317,27 @@ class Transactions(Generic[T]):
 
 
 @contextmanager
-def _unburied() -> Iterator[None]:
+def _unburied(client: confluent_kafka.Producer) -> Iterator[None]:
     """The client raises a fatal error while it goes through its callbacks; the next one of them stumbles over
-    it, and what comes out is a SystemError with the reason beneath; or, on a busy computer, with none."""
+    it, and what comes out is a SystemError with the reason beneath; or, one time in a hundred, with none."""
     try:
         yield
     except SystemError as error:
         if isinstance(error.__cause__, KafkaException):
             raise error.__cause__ from None
         if error.__cause__ is None:
-            raise KafkaException(KafkaError(KafkaError._FATAL, str(error), fatal=True)) from error
+            raise _last_fatal(client, error) from error
         raise
+
+
+def _last_fatal(client: confluent_kafka.Producer, error: SystemError) -> KafkaException:
+    """A client that is finished answers any such call by what ended it, without a word to the broker."""
+    try:
+        client.begin_transaction()
+    except KafkaException as exception:
+        if error_of(exception).fatal():
+            return exception
+    return KafkaException(KafkaError(KafkaError._FATAL, str(error), fatal=True))
 
 
 def _log_error(error: KafkaError) -> None:
