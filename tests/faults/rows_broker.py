@@ -125,6 +125,20 @@ def kill_coordinator(scene: Scene) -> None:
         scene.flow()
 
 
+def freeze_coordinator(scene: Scene) -> None:
+    """No commit and no heartbeat is answered, until another one has the group."""
+    scene.serve()
+    scene.flow()
+    with scene.outage("the group's coordinator frozen"):
+        broker = scene.cluster.coordinator(f"pelton.{scene.name}")
+        broker.freeze()
+        scene.wait(FREEZE_S)
+        scene.flow()
+        broker.thaw()
+        scene.recovering()
+        scene.flow(600)
+
+
 def disk_full(scene: Scene) -> None:
     """The broker ends by itself when it cannot write; with room again it comes back with what it had."""
     broker = scene.cluster.brokers[0]
@@ -246,8 +260,13 @@ ROWS = [
         nodes=3,
     ),
     Row(
-        *("6", "the group's coordinator killed", "SIGKILL of one of three, back later"),
+        *("6a", "the group's coordinator killed", "SIGKILL of one of three, back later"),
         *("commits go to the next one", UNCOMMITTED, kill_coordinator),
+        nodes=3,
+    ),
+    Row(
+        *("6b", "the group's coordinator frozen", f"SIGSTOP {FREEZE_S:.0f} s, one of three"),
+        *("commits go to the next one", UNCOMMITTED, freeze_coordinator),
         nodes=3,
     ),
     Row(

@@ -7,10 +7,17 @@ import random
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # not all of them are in __all__
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+)
 
 from pelton.core.actions import Commit
 from pelton.errors import BrokerError, FencedError
@@ -268,3 +275,45 @@ async def test_one_that_the_broker_cannot_end_holds_up_no_stop(
         assert await asyncio.to_thread(aborting.wait, DEADLINE_S)
         await transactions.close()
         assert transactions._ended.is_set(), "its thread is still waiting for the broker"
+
+
+async def test_what_the_broker_could_not_end_goes_on_when_there_is_room_and_it_is_restarted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coordinator gives up at the refusal of its marks; the next one begins by writing what is missing."""
+    monkeypatch.setitem(settings._TRANSACTING, "message.timeout.ms", 1_000)
+    monkeypatch.setattr("pelton.kafka.transactions.ABORT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr("pelton.kafka.transactions.PREPARE_TIMEOUT_S", 5.0)
+    broker = LocalKafka(tmp_path / "kafka", supervised=True)
+    broker.start()
+    kafka = {"bootstrap.servers": broker.bootstrap}
+    try:
+        for name, config in (("source", {}), ("narrow", {"max.message.bytes": str(MARK_BYTES - 1)})):
+            ensure_topic(kafka, name, 1, config=config)
+        letter = [("a", record("narrow", random.Random(1).randbytes(MARK_BYTES)))]
+        async with member(broker, "source") as one:
+            assert await one.prepare() is None
+            await one.join("source")
+            for _ in range(2):
+                ended = await one.write(letter, "source", 3, one.quiet("source"))
+                assert ended.error is not None
+            assert await one.prepare() is not None
+            wide = ConfigEntry("max.message.bytes", "1000000", incremental_operation=AlterConfigOpType.SET)
+            resource = ConfigResource(ConfigResource.Type.TOPIC, "narrow", incremental_configs=[wide])
+            admin = AdminClient(kafka)
+            for future in admin.incremental_alter_configs([resource]).values():
+                future.result(DEADLINE_S)
+            broker.stop()
+            broker.start()
+            async with asyncio.timeout(DEADLINE_S):
+                while await one.prepare() is not None:
+                    pass
+            await one.join("source")
+            assert await one.write(letter, "source", 3, one.quiet("source")) == Ended()
+            assert one.committed("source") == (3, "map")
+            assert one.failures == []
+        log = Log(broker.bootstrap)
+        assert values(log, "narrow") == [letter[0][1].value]
+        log.close()
+    finally:
+        broker.stop()

@@ -33,6 +33,7 @@ from pelton.bridge import logs
 from pelton.bridge.check import check_subscriptions
 from pelton.bridge.dead_letters import DeadLetters
 from pelton.bridge.health import HttpServer, Probes
+from pelton.bridge.heap import share_arenas
 from pelton.bridge.listening import listen
 from pelton.bridge.metrics import ServerCollector
 from pelton.bridge.running import Running
@@ -78,6 +79,7 @@ def run(path: Path, *, check: bool = False, place: Place | None = None) -> int:
     """
     config = load(path, os.environ)
     sys.setswitchinterval(_switch_interval_s(len(config.subscriptions)))
+    share_arenas()
     failpoints.arm(os.environ, source=str(path))
     logs.configure(config.logging, worker=None if place is None else place.number)
     return uvloop.run(_Service(config, place, source=str(path)).run(check=check))
