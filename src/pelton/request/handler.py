@@ -45,13 +45,24 @@ class HandlerRequestBuilder:
         self._computed = tuple(p.name for p in subscription.parameters if p.constant is None)
         self._partitions: dict[tuple[str, int], tuple[bytes, bytes, bytes]] = {}
         self._texts: dict[tuple[int, str], bytes] = {}
+        # What the delivery before had, as it was coded: most of a batch share their milliseconds.
+        self._published: tuple[int, bytes] = (-1, b"")
+        self._attempt: tuple[tuple[int, int, float], bytes] = ((0, 0, 0.0), b"")
 
     def build(self, delivery: Delivery, parameters: Mapping[str, str]) -> bytes:
         event = delivery.event
         try:
             body = self._event(event)
             name = delivery.delivery_id.encode()
-            parts = [b"\x0a", _varint(len(name)), name, self._subscription, b"\x1a", _varint(len(body)), body]
+            parts = [
+                b"\x0a",
+                _VARINTS[len(name)],
+                name,
+                self._subscription,
+                b"\x1a",
+                _VARINTS[len(body)],
+                body,
+            ]
             if self._constants:
                 parts.append(self._constants)
             for computed in self._computed:
@@ -61,20 +72,23 @@ class HandlerRequestBuilder:
                     parts.append(_entry(4, computed, value))
         except UnicodeEncodeError:
             refuse(event, "the delivery has a text with half a surrogate pair")
-        if delivery.attempt:
-            parts += (b"\x28", _varint(delivery.attempt))
-        generation = delivery.engine.generation
-        if generation > 0:
-            parts += (b"\x30", _varint(generation))
-        if delivery.attempt:
-            stamp = _stamp_ms(int(self._wall_ms_of(delivery.first_attempted_ms)))
-            parts += (b"\x3a", _varint(len(stamp)), stamp)
+        attempt = (delivery.attempt, delivery.engine.generation, delivery.first_attempted_ms)
+        if attempt != self._attempt[0]:
+            self._attempt = (attempt, self._coded_attempt(*attempt))
+        parts.append(self._attempt[1])
         failure = delivery.last_failure
         if failure is not None:
             said = failure.message[:FAILURE_CHARS_MAX].encode("utf-8", "replace")
-            code = b"\x08" + _varint(failure.status) if failure.status else b""
+            code = b"\x08" + _VARINTS[failure.status] if failure.status else b""
             parts.append(_bytes(8, code + (_bytes(2, said) if said else b"")))
         return b"".join(parts)
+
+    def _coded_attempt(self, number: int, generation: int, first_attempted_ms: float) -> bytes:
+        fence = b"\x30" + _VARINTS[generation] if generation > 0 else b""
+        if not number:
+            return fence
+        stamp = _stamp_ms(int(self._wall_ms_of(first_attempted_ms)))
+        return b"\x28" + _VARINTS[number] + fence + _bytes(7, stamp)
 
     def _event(self, event: Event) -> bytes:
         attributes = event.attributes
@@ -86,7 +100,7 @@ class HandlerRequestBuilder:
         headers = event.headers
         if attributes is None:
             number = b"%d" % offset
-            parts = [b"\x0a", _varint(len(id_prefix) + len(number)), id_prefix, number, plain]
+            parts = [b"\x0a", _VARINTS[len(id_prefix) + len(number)], id_prefix, number, plain]
             if headers and (content_type := event.content_type):
                 parts.append(self._text(6, content_type))
         else:
@@ -104,28 +118,30 @@ class HandlerRequestBuilder:
                 parts.append(_entry(13, name, value))
         key, data = event.key, event.value
         if key is not None:
-            parts += (b"\x42", _varint(len(key)), key)
+            parts += (b"\x42", _VARINTS[len(key)], key)
         if data is not None:
-            parts += (b"\x4a", _varint(len(data)), data)
+            parts += (b"\x4a", _VARINTS[len(data)], data)
         for name, content in headers:
             coded = self._text(1, name)
             if content is None:
-                parts += (b"\x52", _varint(len(coded)), coded)
+                parts += (b"\x52", _VARINTS[len(coded)], coded)
             else:
-                length = _varint(len(content))
+                length = _VARINTS[len(content)]
                 parts += (
                     b"\x52",
-                    _varint(len(coded) + 1 + len(length) + len(content)),
+                    _VARINTS[len(coded) + 1 + len(length) + len(content)],
                     coded,
                     b"\x12",
                     length,
                     content,
                 )
-        position = position_prefix + b"\x18" + _varint(offset) if offset else position_prefix
-        parts += (b"\x5a", _varint(len(position)), position)
-        if event.published_ms >= 0:
-            stamp = _stamp_ms(event.published_ms)
-            parts += (b"\x62", _varint(len(stamp)), stamp)
+        position = position_prefix + b"\x18" + _VARINTS[offset] if offset else position_prefix
+        parts += (b"\x5a", _VARINTS[len(position)], position)
+        published_ms = event.published_ms
+        if published_ms >= 0:
+            if published_ms != self._published[0]:
+                self._published = (published_ms, _bytes(12, _stamp_ms(published_ms)))
+            parts.append(self._published[1])
         return b"".join(parts)
 
     def _remember_partition(self, event: Event) -> tuple[bytes, bytes, bytes]:
@@ -136,7 +152,7 @@ class HandlerRequestBuilder:
         known = (
             f"{topic}/{partition}/".encode(),
             _text(2, f"/topics/{topic}") + _text(3, "pelton.record"),
-            _text(1, topic) + (b"\x10" + _varint(partition) if partition else b""),
+            _text(1, topic) + (b"\x10" + _VARINTS[partition] if partition else b""),
         )
         self._partitions[topic, partition] = known
         return known
@@ -156,25 +172,28 @@ class HandlerRequestBuilder:
 # The wire format, as much of it as a delivery needs. Field numbers below 16 have a tag of one byte.
 
 
-#: Numbers of up to 14 bits: nearly every length there is.
-_VARINTS = [bytes([n]) if n < 128 else bytes([n & 0x7F | 0x80, n >> 7]) for n in range(1 << 14)]
-#: The same 14 bits with more to follow.
-_CONTINUED = [bytes([n & 0x7F | 0x80, n >> 7 | 0x80]) for n in range(1 << 14)]
+class _Varints(dict[int, bytes]):
+    """Every number's varint. Those of up to 14 bits are kept: nearly every length there is."""
+
+    def __missing__(self, number: int) -> bytes:
+        number &= (1 << 64) - 1
+        if number < 0x80:
+            return bytes((number,))
+        # Two groups of seven bits at once: what is beyond them is kept, most of the time.
+        if number < 0x4000:
+            return bytes((number & 0x7F | 0x80, number >> 7))
+        return bytes((number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80)) + self[number >> 14]
 
 
-def _varint(number: int) -> bytes:
-    if 0 <= number < 0x4000:
-        return _VARINTS[number]
-    if number < 0:
-        number += 1 << 64
-    return _CONTINUED[number & 0x3FFF] + _varint(number >> 14)
+_VARINTS = _Varints()
+_VARINTS |= {number: _VARINTS[number] for number in range(1 << 14)}
 
 
 _LENGTH_TAGS = [bytes([number << 3 | 2]) for number in range(16)]
 
 
 def _bytes(number: int, content: bytes) -> bytes:
-    return _LENGTH_TAGS[number] + _varint(len(content)) + content
+    return _LENGTH_TAGS[number] + _VARINTS[len(content)] + content
 
 
 def _text(number: int, text: str) -> bytes:
@@ -187,17 +206,17 @@ def _entry(number: int, key: str, value: str) -> bytes:
 
 
 #: The nanoseconds of each millisecond.
-_MILLIS = [b""] + [b"\x10" + _varint(ms * 1_000_000) for ms in range(1, 1000)]
+_MILLIS = [b""] + [b"\x10" + _VARINTS[ms * 1_000_000] for ms in range(1, 1000)]
 
 
 def _stamp_ms(ms: int) -> bytes:
     seconds, rest = divmod(ms, 1000)
-    return b"\x08" + _varint(seconds) + _MILLIS[rest] if seconds else _MILLIS[rest]
+    return b"\x08" + _VARINTS[seconds] + _MILLIS[rest] if seconds else _MILLIS[rest]
 
 
 def _stamp(seconds: int, nanos: int) -> bytes:
-    coded = b"\x08" + _varint(seconds) if seconds else b""
-    return coded + b"\x10" + _varint(nanos) if nanos else coded
+    coded = b"\x08" + _VARINTS[seconds] if seconds else b""
+    return coded + b"\x10" + _VARINTS[nanos] if nanos else coded
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
