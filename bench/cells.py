@@ -214,6 +214,9 @@ def _speeds() -> Iterator[tuple[Bridge, int]]:
     for delay_ms in DELAYS_MS:
         lanes = LANES if delay_ms < SLOW_MS else LANES_MORE
         yield Bridge("go-keyed", lanes), delay_ms
+        if delay_ms == 0:
+            # What suits each best is not known beforehand.
+            yield Bridge("go-keyed", LANES_MORE), delay_ms
         yield Bridge("go-unordered", lanes, "none"), delay_ms
         if delay_ms < SLOW_MS:
             yield Bridge("go-serial", 1), delay_ms
@@ -225,6 +228,8 @@ def _speeds() -> Iterator[tuple[Bridge, int]]:
             yield Bridge(mode, out), delay_ms
             if out != CONCURRENCY:
                 yield Bridge(mode, CONCURRENCY), delay_ms
+            if delay_ms == 0:
+                yield Bridge(mode, CONCURRENCY_MORE), delay_ms
             yield Bridge(mode, out, "none"), delay_ms
             yield Bridge(mode, out, workers=2), delay_ms
             if delay_ms == 0:

@@ -49,9 +49,11 @@ def _faults(cell: Speed, runs: Sequence[Throughput]) -> str:
 
 
 def beside(results: Results) -> str:
-    """Each bridge beside the Go loop with keyed lanes at the same delay, round by round."""
+    """Each bridge beside the Go loop with keyed lanes at the same delay and its best, round by round."""
     found = results.speeds()
-    keyed = {cell.delay_ms: runs for cell, runs in found.items() if cell.bridge.mode == "go-keyed"}
+    loops = [(cell, runs) for cell, runs in found.items() if cell.bridge.mode == "go-keyed"]
+    loops.sort(key=lambda loop: median(one.events_per_s for one in loop[1]))
+    keyed = {cell.delay_ms: runs for cell, runs in loops}
     rows = []
     for cell, runs in found.items():
         other = keyed.get(cell.delay_ms)
