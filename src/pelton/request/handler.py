@@ -186,7 +186,7 @@ class _Varints(dict[int, bytes]):
 
 
 _VARINTS = _Varints()
-_VARINTS |= {number: _VARINTS[number] for number in range(1 << 14)}
+_VARINTS.update({number: _VARINTS[number] for number in range(1 << 14)})
 
 
 _LENGTH_TAGS = [bytes([number << 3 | 2]) for number in range(16)]
