@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 
 from confluent_kafka.admin import ConfigResource  # type: ignore[attr-defined]  # not in __all__
 from confluent_kafka.cimpl import NewTopic
 
 from tests.faults.checker import Expected, Report
+from tests.faults.cluster import Broker
 from tests.faults.history import History
 from tests.faults.matrix import Row, SkippedError
 from tests.faults.scene import PARTITIONS, Scene
@@ -99,44 +101,43 @@ def kill_all(scene: Scene) -> None:
 
 
 def freeze_leader(scene: Scene) -> None:
-    """It is still connected, and answers nobody."""
-    scene.serve()
-    scene.flow()
-    with scene.outage("the leader of a partition frozen"):
-        leader = scene.cluster.leader(scene.topic)
-        leader.freeze()
-        scene.wait(FREEZE_S)
-        scene.flow()
-        leader.thaw()
-        scene.recovering()
-        scene.flow(600)
-
-
-def kill_coordinator(scene: Scene) -> None:
-    scene.serve()
-    scene.flow()
-    with scene.outage("the group's coordinator killed"):
-        broker = scene.cluster.coordinator(f"pelton.{scene.name}")
-        broker.kill()
-        scene.flow(900)
-        broker.start()
-        scene.cluster.wait()
-        scene.recovering()
-        scene.flow()
+    _freeze(scene, "the leader of a partition", lambda: scene.cluster.leader(scene.topic))
 
 
 def freeze_coordinator(scene: Scene) -> None:
     """No commit and no heartbeat is answered, until another one has the group."""
+    _freeze(scene, "the group's coordinator", lambda: _coordinator(scene))
+
+
+def _freeze(scene: Scene, who: str, broker_now: Callable[[], Broker]) -> None:
+    """It is still connected, and answers nobody."""
     scene.serve()
     scene.flow()
-    with scene.outage("the group's coordinator frozen"):
-        broker = scene.cluster.coordinator(f"pelton.{scene.name}")
+    with scene.outage(f"{who} frozen"):
+        broker = broker_now()
         broker.freeze()
         scene.wait(FREEZE_S)
         scene.flow()
         broker.thaw()
         scene.recovering()
         scene.flow(600)
+
+
+def _coordinator(scene: Scene) -> Broker:
+    return scene.cluster.coordinator(f"pelton.{scene.name}")
+
+
+def kill_coordinator(scene: Scene) -> None:
+    scene.serve()
+    scene.flow()
+    with scene.outage("the group's coordinator killed"):
+        broker = _coordinator(scene)
+        broker.kill()
+        scene.flow(900)
+        broker.start()
+        scene.cluster.wait()
+        scene.recovering()
+        scene.flow()
 
 
 def disk_full(scene: Scene) -> None:

@@ -126,27 +126,23 @@ def kafka_resets(scene: Scene) -> None:
 
 
 def kafka_hole(scene: Scene) -> None:
-    scene.serve()
-    scene.flow()
-    proxy = scene.cluster.brokers[0].proxy
-    with scene.outage("Kafka in a black hole"):
-        proxy.spoil(up=Way(black_hole=True), down=Way(black_hole=True))
-        scene.wait(KAFKA_HOLE_S)
-        proxy.heal()
-        scene.recovering()
-        scene.flow(600)
+    _kafka_hole(scene, "Kafka in a black hole", KAFKA_HOLE_S, 600)
 
 
 def kafka_hole_beyond_the_session(scene: Scene) -> None:
+    _kafka_hole(scene, "Kafka in a black hole beyond the session", LONG_KAFKA_HOLE_S, 1_500)
+
+
+def _kafka_hole(scene: Scene, what: str, seconds: float, events_after: int) -> None:
     scene.serve()
     scene.flow()
     proxy = scene.cluster.brokers[0].proxy
-    with scene.outage("Kafka in a black hole beyond the session"):
+    with scene.outage(what):
         proxy.spoil(up=Way(black_hole=True), down=Way(black_hole=True))
-        scene.wait(LONG_KAFKA_HOLE_S)
+        scene.wait(seconds)
         proxy.heal()
         scene.recovering()
-        scene.flow(1_500)
+        scene.flow(events_after)
 
 
 def kafka_slow(scene: Scene) -> None:

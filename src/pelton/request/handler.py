@@ -15,6 +15,7 @@ from pelton.core.delivery import Delivery
 from pelton.event import Event
 from pelton.request.document import refuse
 from pelton.subscription import DeliveryMode, Subscription
+from pelton.varint import VARINTS
 
 __all__ = ["FAILURE_CHARS_MAX", "HandlerRequestBuilder"]
 
@@ -56,11 +57,11 @@ class HandlerRequestBuilder:
             name = delivery.delivery_id.encode()
             parts = [
                 b"\x0a",
-                _VARINTS[len(name)],
+                VARINTS[len(name)],
                 name,
                 self._subscription,
                 b"\x1a",
-                _VARINTS[len(body)],
+                VARINTS[len(body)],
                 body,
             ]
             if self._constants:
@@ -79,16 +80,16 @@ class HandlerRequestBuilder:
         failure = delivery.last_failure
         if failure is not None:
             said = failure.message[:FAILURE_CHARS_MAX].encode("utf-8", "replace")
-            code = b"\x08" + _VARINTS[failure.status] if failure.status else b""
+            code = b"\x08" + VARINTS[failure.status] if failure.status else b""
             parts.append(_bytes(8, code + (_bytes(2, said) if said else b"")))
         return b"".join(parts)
 
     def _coded_attempt(self, number: int, generation: int, first_attempted_ms: float) -> bytes:
-        fence = b"\x30" + _VARINTS[generation] if generation > 0 else b""
+        fence = b"\x30" + VARINTS[generation] if generation > 0 else b""
         if not number:
             return fence
         stamp = _stamp_ms(int(self._wall_ms_of(first_attempted_ms)))
-        return b"\x28" + _VARINTS[number] + fence + _bytes(7, stamp)
+        return b"\x28" + VARINTS[number] + fence + _bytes(7, stamp)
 
     def _event(self, event: Event) -> bytes:
         attributes = event.attributes
@@ -100,7 +101,7 @@ class HandlerRequestBuilder:
         headers = event.headers
         if attributes is None:
             number = b"%d" % offset
-            parts = [b"\x0a", _VARINTS[len(id_prefix) + len(number)], id_prefix, number, plain]
+            parts = [b"\x0a", VARINTS[len(id_prefix) + len(number)], id_prefix, number, plain]
             if headers and (content_type := event.content_type):
                 parts.append(self._text(6, content_type))
         else:
@@ -118,25 +119,25 @@ class HandlerRequestBuilder:
                 parts.append(_entry(13, name, value))
         key, data = event.key, event.value
         if key is not None:
-            parts += (b"\x42", _VARINTS[len(key)], key)
+            parts += (b"\x42", VARINTS[len(key)], key)
         if data is not None:
-            parts += (b"\x4a", _VARINTS[len(data)], data)
+            parts += (b"\x4a", VARINTS[len(data)], data)
         for name, content in headers:
             coded = self._text(1, name)
             if content is None:
-                parts += (b"\x52", _VARINTS[len(coded)], coded)
+                parts += (b"\x52", VARINTS[len(coded)], coded)
             else:
-                length = _VARINTS[len(content)]
+                length = VARINTS[len(content)]
                 parts += (
                     b"\x52",
-                    _VARINTS[len(coded) + 1 + len(length) + len(content)],
+                    VARINTS[len(coded) + 1 + len(length) + len(content)],
                     coded,
                     b"\x12",
                     length,
                     content,
                 )
-        position = position_prefix + b"\x18" + _VARINTS[offset] if offset else position_prefix
-        parts += (b"\x5a", _VARINTS[len(position)], position)
+        position = position_prefix + b"\x18" + VARINTS[offset] if offset else position_prefix
+        parts += (b"\x5a", VARINTS[len(position)], position)
         published_ms = event.published_ms
         if published_ms >= 0:
             if published_ms != self._published[0]:
@@ -152,7 +153,7 @@ class HandlerRequestBuilder:
         known = (
             f"{topic}/{partition}/".encode(),
             _text(2, f"/topics/{topic}") + _text(3, "pelton.record"),
-            _text(1, topic) + (b"\x10" + _VARINTS[partition] if partition else b""),
+            _text(1, topic) + (b"\x10" + VARINTS[partition] if partition else b""),
         )
         self._partitions[topic, partition] = known
         return known
@@ -172,28 +173,11 @@ class HandlerRequestBuilder:
 # The wire format, as much of it as a delivery needs. Field numbers below 16 have a tag of one byte.
 
 
-class _Varints(dict[int, bytes]):
-    """Every number's varint. Those of up to 14 bits are kept: nearly every length there is."""
-
-    def __missing__(self, number: int) -> bytes:
-        number &= (1 << 64) - 1
-        if number < 0x80:
-            return bytes((number,))
-        # Two groups of seven bits at once: what is beyond them is kept, most of the time.
-        if number < 0x4000:
-            return bytes((number & 0x7F | 0x80, number >> 7))
-        return bytes((number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80)) + self[number >> 14]
-
-
-_VARINTS = _Varints()
-_VARINTS.update({number: _VARINTS[number] for number in range(1 << 14)})
-
-
 _LENGTH_TAGS = [bytes([number << 3 | 2]) for number in range(16)]
 
 
 def _bytes(number: int, content: bytes) -> bytes:
-    return _LENGTH_TAGS[number] + _VARINTS[len(content)] + content
+    return _LENGTH_TAGS[number] + VARINTS[len(content)] + content
 
 
 def _text(number: int, text: str) -> bytes:
@@ -206,17 +190,17 @@ def _entry(number: int, key: str, value: str) -> bytes:
 
 
 #: The nanoseconds of each millisecond.
-_MILLIS = [b""] + [b"\x10" + _VARINTS[ms * 1_000_000] for ms in range(1, 1000)]
+_MILLIS = [b""] + [b"\x10" + VARINTS[ms * 1_000_000] for ms in range(1, 1000)]
 
 
 def _stamp_ms(ms: int) -> bytes:
     seconds, rest = divmod(ms, 1000)
-    return b"\x08" + _VARINTS[seconds] + _MILLIS[rest] if seconds else _MILLIS[rest]
+    return b"\x08" + VARINTS[seconds] + _MILLIS[rest] if seconds else _MILLIS[rest]
 
 
 def _stamp(seconds: int, nanos: int) -> bytes:
-    coded = b"\x08" + _VARINTS[seconds] if seconds else b""
-    return coded + b"\x10" + _VARINTS[nanos] if nanos else coded
+    coded = b"\x08" + VARINTS[seconds] if seconds else b""
+    return coded + b"\x10" + VARINTS[nanos] if nanos else coded
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

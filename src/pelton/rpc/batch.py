@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from pelton.v1 import handler_pb2
+from pelton.varint import VARINTS
 
 __all__ = [
     "BATCH_OVERHEAD_BYTES",
@@ -31,27 +32,11 @@ BATCH_OVERHEAD_BYTES = 32
 #: The most that one cancelled token takes.
 CANCELLED_BYTES = 10
 
-#: Tokens and lengths below this are the common ones; their varints are made once.
-_SMALL = 1 << 14
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-_VARINTS = tuple(_varint(number) for number in range(_SMALL))
-
 
 def delivery_field(body: bytes, token: int) -> bytes:
     """One entry of `deliveries`: a serialised Delivery that has no token yet, and its token."""
-    token_field = _TOKEN_TAG + (_VARINTS[token] if token < _SMALL else _varint(token))
-    size = len(body) + len(token_field)
-    return b"".join((_DELIVERIES_TAG, _VARINTS[size] if size < _SMALL else _varint(size), body, token_field))
+    token_field = _TOKEN_TAG + VARINTS[token]
+    return b"".join((_DELIVERIES_TAG, VARINTS[len(body) + len(token_field)], body, token_field))
 
 
 def batch_head(subscription: str, parameters: Mapping[str, str]) -> bytes:
