@@ -71,6 +71,8 @@ SHARING_OUT_S = 2.0
 #: How long a measurement is to take, beyond what a start takes. With it and what each is known to reach at
 #: most, the events are counted out: a cell that is slower than that takes longer, and is as right.
 MEASURED_S = 2.5
+#: And at the least so many delays: in the first and the last of them not all calls are out.
+MEASURED_DELAYS = 25
 #: Calls a second that Pelton, or a loop, makes at most on two cores, by mode.
 PACE_MAX = {
     "aio": 14_000,
@@ -91,9 +93,10 @@ ROUND_TRIP_MS = 1.0
 EVENTS_MIN = 2_000
 #: Topics are made in these steps, so that cells share them.
 EVENTS_STEP = 10_000
-#: A kill comes in the middle of so many seconds of work, and poison is measured for as long.
+#: A kill comes in the middle of so many seconds of work.
 KILL_S = 4.0
-POISON_S = 6.0
+#: However short the rest is: the first events of each poison key are tried again for seconds.
+POISON_S = 8.0
 KILL_DELAY_MS = 1
 
 
@@ -203,7 +206,7 @@ def cells(scale: float = 1.0) -> list[Cell]:
             for bridge in map(_usual, ("go-keyed", *MODES, *JVM_LOOPS))
         ),
         *(
-            Poison(bridge, status, KILL_DELAY_MS, _events(bridge, KILL_DELAY_MS, POISON_S * scale))
+            Poison(bridge, status, KILL_DELAY_MS, _events(bridge, KILL_DELAY_MS, POISON_S * max(1.0, scale)))
             for status in STATUSES
             for bridge in map(_usual, ("go-keyed", *MODES, *JVM_LOOPS))
         ),
@@ -245,7 +248,8 @@ def _usual(mode: str) -> Bridge:
 
 
 def _speed(bridge: Bridge, delay_ms: int, scale: float) -> Speed:
-    return Speed(bridge, delay_ms, _events(bridge, delay_ms, MEASURED_S * scale + bridge.begins_after_s))
+    seconds = max(MEASURED_S * scale, MEASURED_DELAYS * delay_ms / 1_000)
+    return Speed(bridge, delay_ms, _events(bridge, delay_ms, seconds + bridge.begins_after_s))
 
 
 def _events(bridge: Bridge, delay_ms: int, seconds: float) -> int:

@@ -264,6 +264,12 @@ least and the most in parentheses.
   poison, is shown as doing so."""
 
 
+def _rounds(results: Results) -> str:
+    """How many a figure is the median of."""
+    whole = results.whole_rounds
+    return f"{whole} or {whole + 1}" if results.is_cut else str(results.rounds)
+
+
 def _readme(results: Results, lines: Sequence[Line], charts: Sequence[str], scaling: bool) -> str:
     parts = [
         "# Performance\n",
@@ -278,7 +284,7 @@ def _readme(results: Results, lines: Sequence[Line], charts: Sequence[str], scal
         "## On what\n",
         _table(["", ""], [[name, text] for name, text in results.machine]),
         "## How\n",
-        SETUP.format(rounds=results.rounds) + "\n",
+        SETUP.format(rounds=_rounds(results)) + "\n",
         "Again, on a computer that does nothing else:\n",
         f"```sh\n{results.command}\n```\n",
     ]

@@ -73,9 +73,12 @@ def test_no_cell_takes_longer_than_its_delay_makes_it() -> None:
 
 
 def test_the_fewest_events_still_make_a_run() -> None:
-    assert {
-        cell.events for cell in cells(1e-9) if not cell.bridge.begins_after_s and hasattr(cell, "events")
-    } == {2_000}
+    for cell in cells(1e-9):
+        if isinstance(cell, Speed) and cell.delay_ms and not cell.bridge.begins_after_s:
+            rounds = cell.events / (cell.bridge.concurrency * cell.bridge.workers)
+            assert cell.events == 2_000 or rounds >= 8, f"{cell.name} is over when it has begun"
+        elif isinstance(cell, Speed | Kill) and not cell.bridge.begins_after_s:
+            assert cell.events == 2_000
 
 
 def test_only_a_jvm_is_warmed_up() -> None:

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import cast
 
+import pytest
+
 from pelton.bridge import hops as module
-from pelton.bridge.hops import TRIES_MAX, AtomicSink
+from pelton.bridge.hops import GATHERS_MAX, TRIES_MAX, AtomicSink
 from pelton.bridge.logs import PumpLog
 from pelton.core.actions import Commit, Hop
 from pelton.core.delivery import Delivery
@@ -143,6 +145,19 @@ async def test_what_comes_meanwhile_is_in_the_next_one() -> None:
     stage.writer.end()
     assert [offsets for offsets, _ in stage.writer.written] == [[0], [1, 2]]
     assert stage.dead == 3
+
+
+async def test_it_gathers_while_others_come_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GATHER_S", 0.0)
+    stage = hopping(3 * GATHERS_MAX)
+    for offset in range(3 * GATHERS_MAX):
+        if stage.writer.is_open:
+            break
+        stage.fail(offset)
+        await asyncio.sleep(0)
+    (gathered,) = [offsets for offsets, _ in stage.writer.written]
+    # One comes with each look; the writer is got ready before the first, and it is quiet after the last.
+    assert GATHERS_MAX <= len(gathered) <= GATHERS_MAX + 3
 
 
 async def test_nothing_is_written_before_it_is_quiet() -> None:

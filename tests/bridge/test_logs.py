@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from pelton.bridge.logs import OUT_NAMED_MAX, PumpLog
+from pelton.bridge.logs import HOPS_NAMED_MAX, OUT_NAMED_MAX, PumpLog
 from pelton.core.actions import Hop
 from pelton.core.breaker import Health
 from pelton.core.outcome import CANCELLED_BY_US, Outcome, Status
@@ -54,11 +54,24 @@ def test_an_offset_beyond_the_log_is_not_put_down_to_retention(lines: list[Any])
     assert "events" not in lines[0]
 
 
+def test_of_many_hops_some_are_named_and_the_others_counted(lines: list[Any]) -> None:
+    def hop(offset: int, tier: Tier | None) -> Hop:
+        delivery = delivery_of(Event("t", 3, offset, b"k", b"v", b"v", (), 0), attempt=2)
+        return Hop(delivery, Outcome(Status.UNKNOWN, "no"), tier)
+
+    tier = Tier(1_000.0, "retry.s.1s")
+    hops = [hop(offset, None) for offset in range(HOPS_NAMED_MAX + 3)]
+    PumpLog("s").hopped([*hops, hop(50, tier), hop(51, tier)])
+    *named, more = lines
+    assert [line["offset"] for line in named] == list(range(HOPS_NAMED_MAX))
+    assert (more["dead_letters"], more["moved"]) == (3, {"retry.s.1s": 2})
+
+
 @pytest.mark.parametrize(("tier", "says"), [(None, "dead-lettered"), (Tier(1_000.0, "retry.s.1s"), "moved")])
 def test_a_hop_says_where_to_and_why(lines: list[Any], tier: Tier | None, says: str) -> None:
     delivery = delivery_of(Event("t", 3, 7, b"k", b"v", b"v", (), 0), attempt=2)
     hop = Hop(delivery, Outcome(Status.UNKNOWN, "no\nway"), tier)
-    PumpLog("s").hopped(hop)
+    PumpLog("s").hopped([hop])
     PumpLog("s").hop_refused(hop, "no leader")
     done, refused = lines
     assert done["event"].startswith(says)

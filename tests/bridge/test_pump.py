@@ -279,6 +279,13 @@ async def test_a_loss_to_retention_is_counted_and_a_topic_made_again_is_not_one(
     assert stage.pump.offsets_lost == 4
 
 
+async def test_a_loss_to_retention_is_committed_so_that_it_is_found_once() -> None:
+    stage = Stage()
+    stage.assign(0)
+    stage.pump.on_offsets_lost(P0, 0, 9)
+    assert stage.source.committed[P0].offset == 9
+
+
 async def test_a_partition_whose_events_all_failed_goes_on_when_anothers_probe_succeeds() -> None:
     stage = Stage(concurrency=5)
     stage.assign(0, 1)

@@ -51,6 +51,19 @@ def test_it_commits_the_lowest_open_offset() -> None:
     assert len(ledger) == 0
 
 
+def test_what_was_lost_before_it_was_polled_is_passed() -> None:
+    ledger = Ledger(3)
+    ledger.skip_to(10)
+    assert (ledger.committed, ledger.metadata()) == (10, "")
+    admit(ledger, 10, 11)
+    settle(ledger, 11)
+    ledger.skip_to(40)
+    # What is open is not lost, wherever the log begins now.
+    assert ledger.committed == 10
+    settle(ledger, 10)
+    assert (ledger.committed, ledger.metadata()) == (40, "")
+
+
 def test_holes_cost_nothing() -> None:
     ledger = Ledger(0)
     admit(ledger, 0, 100, 7_000, 7_001)

@@ -66,6 +66,16 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.settled.discard(offset)
                 self.open.add(offset)
 
+    @rule(cut=st.integers(1, 30), beyond=st.integers(0, 300))
+    def lose_to_retention(self, cut: int, beyond: int) -> None:
+        """The log begins behind what was polled now, with a hole or without."""
+        unread = self.log[self.polled : self.polled + cut]
+        start = max(self.ledger.next_offset, unread[-1] + 1 if unread else 0)
+        if len(unread) < len(self.log) - self.polled:
+            start = min(start + beyond, self.log[self.polled + len(unread)])
+        del self.log[self.polled : self.polled + len(unread)]
+        self.ledger.skip_to(start)
+
     @precondition(lambda self: self.open - self.reserved)
     @rule(data=st.data(), count=st.integers(1, 10))
     def reserve(self, data: st.DataObject, count: int) -> None:

@@ -164,8 +164,12 @@ class Auditor:
     def offsets_lost(self, process: Process, partition: Partition, wanted: int, got: int) -> None:
         self._world.sometimes("offsets_cut")
         book = self._accounts[process].books.get(partition)
-        if book is not None:
+        if book is not None and got > wanted:
+            if not book.open:
+                # A commit must say so, or the next owner finds the same loss again.
+                book.unasked_s = min(book.unasked_s, self._world.now_s)
             book.excused = max(book.excused, got)
+            book.next_offset = max(book.next_offset, got)
 
     def revoked(self, process: Process, partitions: Sequence[Partition]) -> None:
         account = self._accounts[process]

@@ -38,6 +38,8 @@ class Described:
     waiting_for: str = ""
     #: Why nobody has seen the method, where that keeps nothing from starting.
     unseen: str = ""
+    #: That is because the target did not answer.
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Checked:
     transport: str
     waiting_for: str = ""
     unseen: str = ""
+    silent: bool = False
 
 
 async def describe(subscription: Subscription, channels: Channels) -> Described:
@@ -67,7 +70,9 @@ async def describe(subscription: Subscription, channels: Channels) -> Described:
         try:
             files = await fetch(lease, subscription.method)
         except TargetSilent as error:
-            return Described(None, waiting_for=str(error)) if needed else Described(None, unseen=str(error))
+            if needed:
+                return Described(None, waiting_for=str(error))
+            return Described(None, unseen=str(error), silent=True)
         except TargetError as error:
             if needed:
                 raise
@@ -205,7 +210,7 @@ async def _check_requests(
         if described.waiting_for:
             return Checked(subscription, None, choice.value, described.waiting_for)
         requests = prepare(subscription, described.input_type, wall_ms_of)
-        return Checked(subscription, requests, choice.value, unseen=described.unseen)
+        return Checked(subscription, requests, choice.value, unseen=described.unseen, silent=described.silent)
     except ConfigError as error:
         problems += error.problems
     except TargetError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,12 +23,15 @@ from pelton.core.outcome import Outcome
 from pelton.event import Partition
 from pelton.kafka.listener import Assigned
 
-__all__ = ["OUT_NAMED_MAX", "PumpLog", "configure", "logger"]
+__all__ = ["HOPS_NAMED_MAX", "OUT_NAMED_MAX", "PumpLog", "configure", "logger"]
 
 #: What is shown of a target's own words.
 _REASON_CHARS_MAX = 256
 #: Of the calls that outlive an assignment, so many of each partition are named.
 OUT_NAMED_MAX = 1_000
+#: Of the events that leave together. All have their reason in their record; a flood would have the log cost
+#: more than the letters.
+HOPS_NAMED_MAX = 10
 #: What moves a terminal's cursor or turns its text around, and halves of characters that no stream can write.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
 
@@ -188,15 +192,19 @@ class PumpLog:
         if self._debug:
             self._log.debug("attempt failed", **_of_delivery(delivery, outcome))
 
-    def hopped(self, hop: Hop) -> None:
-        """The broker has it."""
-        if hop.told is not None:
-            return
-        told = _of_delivery(hop.delivery, hop.outcome)
-        if hop.tier is None:
-            self._log.warning("dead-lettered", **told)
-        else:
-            self._log.info("moved to a retry tier", to=hop.tier.topic, **told)
+    def hopped(self, hops: Sequence[Hop]) -> None:
+        """The broker has these."""
+        left = [hop for hop in hops if hop.told is None]
+        for hop in left[:HOPS_NAMED_MAX]:
+            told = _of_delivery(hop.delivery, hop.outcome)
+            if hop.tier is None:
+                self._log.warning("dead-lettered", **told)
+            else:
+                self._log.info("moved to a retry tier", to=hop.tier.topic, **told)
+        if more := left[HOPS_NAMED_MAX:]:
+            moved = Counter(hop.tier.topic for hop in more if hop.tier is not None)
+            dead_letters = len(more) - moved.total()
+            self._log.warning("more left with them", dead_letters=dead_letters, moved=dict(moved))
 
     def not_atomic(self, error: str) -> None:
         self._log.warning(

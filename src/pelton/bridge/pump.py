@@ -218,8 +218,17 @@ class Pump:
 
     def on_offsets_lost(self, partition: Partition, wanted: int, got: int) -> None:
         """Retention took events before they were read. Loud and counted; there is nothing left to deliver."""
-        self.offsets_lost += max(0, got - wanted)
         self._log.offsets_lost(partition, wanted, got)
+        if got <= wanted:
+            # Another log, and nothing is known of what became of this one.
+            return
+        self.offsets_lost += got - wanted
+        if (engine := self._engines.get(partition)) is not None:
+            # Committed, or the next owner would find and count the same loss.
+            now_ms = self._now_ms()
+            engine.on_offsets_lost(got, now_ms)
+            self._dirty[engine] = None
+            self._turn(now_ms)
 
     def on_read_again(
         self, partition: Partition, asked: Sequence[int], events: Sequence[Event], through: int
@@ -280,11 +289,10 @@ class Pump:
         by_engine: dict[Engine, list[tuple[Delivery, str | None]]] = {}
         for hop, error in results:
             delivery = hop.delivery
-            if error is None:
-                self._log.hopped(hop)
-            else:
+            if error is not None:
                 self._log.hop_refused(hop, error)
             by_engine.setdefault(delivery.engine, []).append((delivery, error))
+        self._log.hopped([hop for hop, error in results if error is None])
         for engine, group in by_engine.items():
             engine.on_produced(group, now_ms)
             if not engine.closed:

@@ -120,6 +120,8 @@ class Running:
         requests = checked.requests
         if requests is not None:
             self._run(requests)
+            if checked.silent:
+                self._log.warning("target does not answer: events wait until it does", why=checked.unseen)
         else:
             self._waiting_for = checked.waiting_for
             self._log.warning("subscription not started yet, tried again", waiting_for=self._waiting_for)

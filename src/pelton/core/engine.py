@@ -177,13 +177,18 @@ class Engine:
         self.progressed_ms = now_ms
         return self._shelf.back(self, asked, events, through, intended)
 
+    def on_offsets_lost(self, next_offset: int, now_ms: float) -> None:
+        """What the log no longer has below this was never polled: nothing of it will ever come."""
+        self._ledger.skip_to(next_offset)
+        self.due.settled(now_ms, more=bool(self._ledger))
+
     def on_outcomes(self, results: Iterable[tuple[Delivery, Outcome]], now_ms: float) -> None:
         """Attempts of this engine have ended. Those that are not out any more are refused and counted."""
         assert not self.closed
         breaker, costly_out = self.breaker, self._turns.costly_out
         told = self.followed is not None and self.tier is not None
         ended = costly = acked = acked_bytes = retried = 0
-        newest_start_ms = 0.0
+        newest_ms = 0.0
         self._slow_before_ms = now_ms - self.limits.slots.slow_ms
         set_aside = -len(self._outbox.to_write)
         for delivery, outcome in results:
@@ -200,17 +205,17 @@ class Engine:
                 acked_bytes += delivery.size_bytes
                 if delivery.attempt > 1:
                     retried += 1
-                if delivery.started_ms > newest_start_ms:
-                    newest_start_ms = delivery.started_ms
+                if delivery.started_ms > newest_ms:
+                    newest_ms = delivery.started_ms
                 self._end(delivery, State.ACKED, now_ms)
                 continue
             if acked:
                 # The breaker counts what comes in a row, so it must hear of it in order.
-                self._acked(acked, acked_bytes, newest_start_ms, retried, now_ms)
+                self._acked(acked, acked_bytes, newest_ms, retried, now_ms)
                 acked = acked_bytes = retried = 0
             self._judge(delivery, outcome, now_ms)
         if acked:
-            self._acked(acked, acked_bytes, newest_start_ms, retried, now_ms)
+            self._acked(acked, acked_bytes, newest_ms, retried, now_ms)
         self._calling -= ended
         # A dead letter keeps its reservation until the broker has it: only then does it settle.
         set_aside += len(self._outbox.to_write)
@@ -492,7 +497,7 @@ class Engine:
         if preset is None or preset is GONE:
             self._settle(delivery, State.LOST if preset else State.FILTERED, now_ms)
         elif isinstance(preset, Outcome):
-            self._set_aside(delivery, preset, now_ms)
+            self._set_aside(delivery, preset, now_ms, None)
         else:
             self._hold(delivery, now_ms)
         self._ledger.unreserve(int(delivery.state is not State.PRODUCING))
@@ -522,9 +527,8 @@ class Engine:
                 else:
                     self._settle(delivery, end, now_ms)
             case Do.DEAD_LETTER | Do.MOVE:
-                self._set_aside(
-                    delivery, outcome, now_ms, self._next_tier if decision.do is Do.MOVE else None
-                )
+                tier = self._next_tier if decision.do is Do.MOVE else None
+                self._set_aside(delivery, outcome, now_ms, tier)
             case Do.WAIT:
                 self.tally.retries += 1
                 self._wait(delivery, now_ms + decision.after_ms)
@@ -539,9 +543,7 @@ class Engine:
         if delivery.lane is not None:
             self._lanes.block(delivery.lane)
 
-    def _set_aside(
-        self, delivery: Delivery, outcome: Outcome, now_ms: float, tier: Tier | None = None
-    ) -> None:
+    def _set_aside(self, delivery: Delivery, outcome: Outcome, now_ms: float, tier: Tier | None) -> None:
         if self.followed is None or self.followed.leave(delivery, tier, now_ms):
             self._write(Hop(delivery, outcome, tier))
         else:
@@ -551,15 +553,13 @@ class Engine:
         hop.delivery.to(State.PRODUCING)
         self._outbox.add(hop)
 
-    def _acked(
-        self, count: int, size_bytes: int, newest_start_ms: float, retried: int, now_ms: float
-    ) -> None:
+    def _acked(self, count: int, size_bytes: int, newest_ms: float, retried: int, now_ms: float) -> None:
         """So many deliveries in a row were taken by the target: the common case, counted at once."""
         self.tally.acked += count
         self.tally.answered(Status.OK, count)
         self._intake.leave(count, size_bytes)
-        self.breaker.good(count, newest_start_ms, now_ms, retried=retried)
-        self.limits.slots.took(now_ms - newest_start_ms)
+        self.breaker.good(count, newest_ms, now_ms, retried=retried)
+        self.limits.slots.took(now_ms - newest_ms)
         self.due.settled(now_ms, more=bool(self._ledger))
 
     def _settle(self, delivery: Delivery, end: State, now_ms: float) -> None:

@@ -84,6 +84,11 @@ class Ledger:
         self._ordinals.append(ordinal)
         return True
 
+    def skip_to(self, offset: int) -> None:
+        """What is below this and was not polled never comes."""
+        assert offset >= self.next_offset, f"offset {self.next_offset - 1} came, and is below {offset}"
+        self.next_offset = offset
+
     def settle(self, offset: int) -> None:
         """The event at `offset` has reached its end, durably."""
         opened = self._open
