@@ -122,6 +122,21 @@ def test_a_target_that_comes_late(log: Log, create_topic: CreateTopic, tmp_path:
     assert [request.text for request, _ in shop.requests.values()] == ["text"]
 
 
+def test_a_target_that_is_not_asked_for_types_and_is_not_there_is_said(
+    create_topic: CreateTopic, tmp_path: Path, write: Write
+) -> None:
+    config = write(create_topic())
+    config.write_text(config.read_text().replace("request: { text: event.text }", "request: raw"))
+    pelton = Pelton(config, tmp_path / "pelton.log")
+    try:
+        until(pelton.ready, "the subscription to be ready")
+        (line,) = [line for line in pelton.log().splitlines() if "target does not answer" in line]
+        assert "127.0.0.1:1" in line
+        pelton.stop()
+    finally:
+        pelton.end()
+
+
 def test_a_check_that_finds_nothing_wrong(
     kafka: LocalKafka, create_topic: CreateTopic, write: Write, shop: Shop
 ) -> None:
