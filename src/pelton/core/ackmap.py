@@ -16,7 +16,8 @@ do no harm. The payload codes the offsets from the committed one on, alternating
 - bitset: one bit an offset, least significant first, 1 is settled
 - bitset, deflated
 
-A narrow window comes as bits (`encode_bits`), which is quickest; else the smallest that fits is taken.
+A narrow window comes as bits (`encode_bits`), which is quickest; else short run lengths as they are, or the
+smallest of the three.
 """
 
 from __future__ import annotations
@@ -64,6 +65,9 @@ BITSET_OFFSETS_MAX = PAYLOAD_BYTES_MAX * 8
 #: The widest window a map may claim: an honest one is bounded by what run lengths can hold of 3 000 open
 #: events; a forged one must not make us allocate.
 _SPAN_MAX = 1 << 40
+#: Run lengths that take no more are not compared with a bitset: a commit has room, and bits of a wide window
+#: take longer than all the rest of it.
+_RUN_LENGTHS_SHORT_BYTES = 1_024
 #: The deflated bitset is not tried for wider windows: it would cost more time than it could save.
 _BITSET_TRIED_OFFSETS_MAX = 1 << 18
 #: Shorter payloads are not deflated: that takes longer than all the rest of a commit, and saves a few bytes.
@@ -131,15 +135,13 @@ def encode(base: int, ranges: Sequence[Range]) -> str:
     assert ranges[0][0] >= base
     coding, payload = _Coding.RUN_LENGTHS, _to_run_lengths(base, ranges)
     span = ranges[-1][1] - base
-    if span <= _BITSET_TRIED_OFFSETS_MAX:
+    if len(payload) > _RUN_LENGTHS_SHORT_BYTES and span <= _BITSET_TRIED_OFFSETS_MAX:
         bitset = _to_bitset(base, ranges)
         if len(bitset) < len(payload):
             coding, payload = _Coding.BITSET, bitset
-        # Small payloads do not deflate; trying costs more than the bytes are worth.
-        if len(payload) > 64:
-            deflated = zlib.compress(bitset, 6)
-            if len(deflated) < len(payload):
-                coding, payload = _Coding.BITSET_DEFLATED, deflated
+        deflated = zlib.compress(bitset, 6)
+        if len(deflated) < len(payload):
+            coding, payload = _Coding.BITSET_DEFLATED, deflated
     return _text(base, coding, payload)
 
 
