@@ -61,6 +61,7 @@ class Way:
 
 
 CLEAR = Way()
+HELD = Way(black_hole=True)
 
 
 class Proxy:
@@ -116,9 +117,18 @@ class Proxy:
 
         self._order(spoil())
 
+    def hold(self) -> None:
+        """What clients send over the connections that are open now stays on its way; new ones are as ever."""
+        self._order(self._hold(held=True))
+
+    def let_go(self) -> None:
+        """What was held arrives."""
+        self._order(self._hold(held=False))
+
     def heal(self) -> None:
         """Nothing is spoilt any more, and connections are taken."""
         self.edit = None
+        self.let_go()
         self.spoil()
         self.listen()
 
@@ -158,6 +168,11 @@ class Proxy:
         if self._server is not None:
             self._server.close()
             self._server = None
+
+    async def _hold(self, *, held: bool) -> None:
+        for connection in self._open:
+            connection.held = held
+            connection.changed.set()
 
     async def _end(self) -> None:
         await self._refuse()
@@ -212,6 +227,8 @@ class Connection:
     def __init__(self, proxy: Proxy, here: _Side, there: _Side) -> None:
         #: The ways may have changed.
         self.changed = asyncio.Event()
+        #: What its client sends stays on its way.
+        self.held = False
         self._proxy = proxy
         self._here, self._there = here, there
         self._over = asyncio.Event()
@@ -239,7 +256,7 @@ class Connection:
         loop = asyncio.get_running_loop()
         proxy = self._proxy
         tasks = [
-            *self._carry(self._here[0], self._there[1], proxy.way_up, up=True),
+            *self._carry(self._here[0], self._there[1], self._way_up, up=True),
             *self._carry(self._there[0], self._here[1], proxy.way_down, up=False),
             loop.create_task(self._time_out()),
         ]
@@ -251,6 +268,9 @@ class Connection:
         await asyncio.gather(*tasks, over, carrying, return_exceptions=True)
         for _, writer in (self._here, self._there):
             writer.close()
+
+    def _way_up(self) -> Way:
+        return HELD if self.held else self._proxy.way_up()
 
     async def _until_over(self) -> None:
         await self._over.wait()

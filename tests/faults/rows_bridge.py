@@ -23,6 +23,8 @@ POISONED = ("key-7", "key-11")
 FREEZE_S = 5.0
 #: Beyond the session's 10 s.
 LONG_FREEZE_S = 14.0
+#: In which what is answered is made anew, and all that may be out is on its way.
+HELD_S = 1.0
 #: A twentieth of a processor, without rights that a test may not have.
 STARVED_RUN_S, STARVED_STOP_S, STARVED_S = 0.01, 0.19, 10.0
 
@@ -103,16 +105,23 @@ def freeze_briefly(scene: Scene) -> None:
         scene.flow()
 
 
-def freeze_beyond_the_session(scene: Scene) -> None:
-    """Another one takes over meanwhile; the frozen one wakes up, and may commit nothing."""
+def freeze_beyond_the_session(scene: Scene, *, holding: bool = False) -> None:
+    """Another one takes over meanwhile; the frozen one wakes up, and may commit nothing.
+
+    With `holding`, calls that it has made are on their way all the while, and arrive when it wakes up.
+    """
     frozen = scene.serve()
     scene.flow(400)
     from_ns = time.monotonic_ns()
+    if holding:
+        scene.proxy.hold()
+        scene.wait(HELD_S)
     frozen.process.send_signal(signal.SIGSTOP)
     scene.serve()
     scene.recovering()
     scene.flow()
     scene.wait(LONG_FREEZE_S - (time.monotonic_ns() - from_ns) / 1e9)
+    scene.proxy.let_go()
     frozen.process.send_signal(signal.SIGCONT)
     scene.flow(600)
     scene.crashed(from_ns, "SIGSTOP beyond the session", frozen)

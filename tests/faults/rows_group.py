@@ -121,10 +121,14 @@ def _both(history: History, report: Report) -> bool:
 
 
 def fenced_by_the_handler(scene: Scene) -> None:
-    """One is frozen beyond its session and wakes up with work in hand; the handler looks at the fence."""
+    """One is frozen beyond its session, and its last calls arrive late; the handler looks at the fence.
+
+    They are held on their way. Whether one that wakes up makes calls of its own before it hears of its end
+    is a race.
+    """
     # Slower than what comes: there is always a next call that only waits for its turn.
     scene.handler.tell(delay_ms=100, fencing=True)
-    freeze_beyond_the_session(scene)
+    freeze_beyond_the_session(scene, holding=True)
     scene.handler.tell(delay_ms=2)
 
 
@@ -155,7 +159,7 @@ ROWS = [
         *(
             "3c",
             "stale calls of a bridge that was frozen",
-            f"SIGSTOP {LONG_FREEZE_S:.0f} s, a handler that fences",
+            f"SIGSTOP {LONG_FREEZE_S:.0f} s, its calls held on their way, a handler that fences",
         ),
         *("the handler refuses them by their fence", CRASH, fenced_by_the_handler),
         # A call that is out outlives the freeze: its answer is there when the bridge wakes up.

@@ -147,6 +147,19 @@ def test_a_black_hole_keeps_back_and_tells_nobody(
     assert ask(client, b"after") == b"after"
 
 
+def test_what_is_held_comes_when_it_is_let_go_and_new_connections_are_not_held(
+    proxy: Proxy, client: socket.socket
+) -> None:
+    assert ask(client, b"before") == b"before"
+    proxy.hold()
+    client.sendall(b"during")
+    with socket.create_connection((HOST, proxy.port), timeout=TIMEOUT_S) as other:
+        assert ask(other, b"new") == b"new"
+    assert silent(client)
+    proxy.let_go()
+    assert take(client, 6) == b"during"
+
+
 def test_a_black_hole_swallows_the_end(echo: Echo, proxy: Proxy, client: socket.socket) -> None:
     assert ask(client, b"x") == b"x"
     proxy.spoil(up=Way(black_hole=True))

@@ -135,7 +135,8 @@ def encode(base: int, ranges: Sequence[Range]) -> str:
     assert ranges[0][0] >= base
     coding, payload = _Coding.RUN_LENGTHS, _to_run_lengths(base, ranges)
     span = ranges[-1][1] - base
-    if len(payload) > _RUN_LENGTHS_SHORT_BYTES and span <= _BITSET_TRIED_OFFSETS_MAX:
+    short_bytes = min(_RUN_LENGTHS_SHORT_BYTES, PAYLOAD_BYTES_MAX)
+    if len(payload) > short_bytes and span <= _BITSET_TRIED_OFFSETS_MAX:
         bitset = _to_bitset(base, ranges)
         if len(bitset) < len(payload):
             coding, payload = _Coding.BITSET, bitset
