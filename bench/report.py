@@ -274,7 +274,8 @@ def _readme(results: Results, lines: Sequence[Line], charts: Sequence[str], scal
     parts = [
         "# Performance\n",
         f"Measured on {results.began} in {results.took_s / 60:.0f} minutes.{SCALING if scaling else ''}"
-        " Memory beside dead targets: [memory.md](memory.md).\n",
+        " Memory beside dead targets: [memory.md](memory.md). One bad target beside a good one:"
+        " [isolation.md](isolation.md).\n",
         *([CUT.format(whole=results.whole_rounds, rounds=results.rounds)] if results.is_cut else []),
         "## The budgets\n",
         _table(
