@@ -30,6 +30,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from enum import IntEnum
 
+from pelton.varint import VARINTS
+
 __all__ = [
     "BITSET_OFFSETS_MAX",
     "EMPTY",
@@ -249,16 +251,12 @@ def _checksum(coding: int, base: int, payload: bytes) -> int:
 
 
 def _to_run_lengths(base: int, ranges: Sequence[Range]) -> bytes:
-    out = bytearray()
+    runs: list[bytes] = []
     at = base
     for start, end in ranges:
-        for number in (start - at, end - start):
-            while number > 0x7F:
-                out.append(number & 0x7F | 0x80)
-                number >>= 7
-            out.append(number)
+        runs += (VARINTS[start - at], VARINTS[end - start])
         at = end
-    return bytes(out)
+    return b"".join(runs)
 
 
 def _of_run_lengths(base: int, payload: bytes) -> list[Range]:
