@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,13 +13,15 @@ use http::uri::PathAndQuery;
 use tokio::time::Instant;
 
 use crate::channel::Channel;
-use crate::metadata::Entry;
+use crate::metadata::{Common, Entry};
 use crate::port::{Handle, Port};
 use crate::status::{DEADLINE_EXCEEDED, Kind, OK, Outcome, UNKNOWN};
 
 /// What is sent. Kept until the end: what the server never ran is sent again.
 pub struct Request {
     pub path: PathAndQuery,
+    pub common: Arc<Common>,
+    /// Of this call alone.
     pub entries: Vec<Entry>,
     pub body: Bytes,
     pub timeout: Duration,

@@ -268,7 +268,7 @@ impl Connection {
             let left = call.deadline.saturating_duration_since(Instant::now());
             // What has hardly waited says its whole time-out: the same header every time costs a byte.
             let told = if left > request.timeout.mul_f32(0.98) { request.timeout } else { left };
-            let headers = metadata::headers(&request.entries, told, !self.used.replace(true));
+            let headers = request.common.headers(&request.entries, told, !self.used.replace(true));
             (self.request(&request.path, headers), request.body.clone())
         });
         let Some((request, body)) = prepared else { return Ok(()) };

@@ -19,7 +19,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PySequence, PyString, PyTuple};
 
 use crate::channel::{Settings, Tls};
 use crate::frame::frame;
-use crate::metadata::{self, Entry};
+use crate::metadata::{self, Common, Entry};
 use crate::port::{Completion, Handle, Mailbox};
 use crate::resolve::Place;
 use crate::runtime::{self, Command, Commands, Id, Submitted};
@@ -149,6 +149,7 @@ impl Runtime {
                 request_bytes_max: request_bytes_max.min(u32::MAX as usize),
                 table: Table::default(),
                 names: HashMap::new(),
+                commons: HashMap::new(),
             })
         })
     }
@@ -270,10 +271,15 @@ struct Port {
     table: Table,
     /// Names of entries that were checked before. A subscription has a handful.
     names: HashMap<String, http::HeaderName>,
+    /// What was made of tuples that calls have in common, by the tuple's address: it lives while it stands
+    /// here, and never changes.
+    commons: HashMap<usize, (Py<PyAny>, Arc<Common>)>,
 }
 
 /// More names than any subscription has: beyond these each is checked every time.
 const NAMES_MAX: usize = 256;
+/// As many as there are partitions and attempts; beyond these all are made anew.
+const COMMONS_MAX: usize = 1_024;
 
 impl Port {
     fn name(&mut self, text: &str) -> Result<http::HeaderName, String> {
@@ -311,6 +317,22 @@ impl Port {
         Ok(())
     }
 
+    fn common(&mut self, entries: &Bound<'_, PyAny>, timeout: Duration) -> Result<Arc<Common>, String> {
+        let address = entries.as_ptr() as usize;
+        let known = self.commons.get(&address).filter(|(_, known)| known.timeout() == timeout);
+        if let Some((_, known)) = known {
+            return Ok(known.clone());
+        }
+        let mut found = Vec::new();
+        self.entries(entries, &mut found)?;
+        let common = Arc::new(Common::new(&found, timeout));
+        if self.commons.len() >= COMMONS_MAX {
+            self.commons.clear();
+        }
+        self.commons.insert(address, (entries.clone().unbind(), common.clone()));
+        Ok(common)
+    }
+
     /// What is to be sent; an outcome where it cannot be.
     fn read(
         &mut self,
@@ -333,12 +355,13 @@ impl Port {
         if timeout_ms.is_nan() {
             return Err(illegal("its timeout_ms is no number".to_owned()));
         }
+        let timeout = Duration::from_secs_f64(timeout_ms.clamp(0.0, TIMEOUT_MAX_MS) / 1_000.0);
+        let common = self.common(&attribute(intern!(py, "common"))?, timeout).map_err(illegal)?;
         let own = attribute(intern!(py, "metadata"))?;
-        let mut entries = Vec::with_capacity(8 + shared.len());
+        let mut entries = Vec::with_capacity(4 + shared.len());
         self.entries(&own, &mut entries).map_err(illegal)?;
         entries.extend_from_slice(shared);
-        let timeout = Duration::from_secs_f64(timeout_ms.clamp(0.0, TIMEOUT_MAX_MS) / 1_000.0);
-        Ok(Submitted { handle, entries, body: frame(body), timeout })
+        Ok(Submitted { handle, common, entries, body: frame(body), timeout })
     }
 
     fn cancel_handles(&self, handles: Vec<Handle>) {
@@ -362,8 +385,8 @@ impl Port {
         self.table.len()
     }
 
-    /// Start the calls, in this order: objects with `delivery`, `body`, `metadata` and `timeout_ms`.
-    /// `shared` are entries that all of them bear. Each ends in exactly one result of `drain`.
+    /// Start the calls, in this order: objects with `delivery`, `body`, `metadata`, `common` and `timeout_ms`.
+    /// `common` is the same tuple for many of them, `shared` are entries that all of them bear. Each ends in exactly one result of `drain`.
     fn submit(
         &mut self,
         channel: &Channel,
@@ -376,8 +399,8 @@ impl Port {
             let at = Instant::now();
             let mut refused: Vec<Completion> = Vec::new();
             let mut submitted = Vec::with_capacity(calls.len()?);
-            let mut common = Vec::new();
-            let wrong = self.entries(shared.as_any(), &mut common).err();
+            let mut of_all = Vec::new();
+            let wrong = self.entries(shared.as_any(), &mut of_all).err();
             for call in calls.try_iter()? {
                 let call = call?;
                 let delivery = call.getattr(intern!(py, "delivery"))?;
@@ -394,7 +417,7 @@ impl Port {
                         UNAVAILABLE,
                         format!("more than {CALLS_MAX} calls are out: the native transport takes no more"),
                     )),
-                    None => self.read(&call, handle, &common),
+                    None => self.read(&call, handle, &of_all),
                 };
                 match read {
                     Ok(one) => submitted.push(one),

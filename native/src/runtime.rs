@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 use crate::call::{Call, Request};
 use crate::channel::{Channel, Settings};
 use crate::deadline::Deadlines;
-use crate::metadata::Entry;
+use crate::metadata::{Common, Entry};
 use crate::port::{Handle, Mailbox, Port};
 use crate::stats::Stats;
 use crate::status::Outcome;
@@ -32,6 +32,7 @@ const GOODBYE: Duration = Duration::from_millis(1_500);
 /// A call as Python hands it over.
 pub struct Submitted {
     pub handle: Handle,
+    pub common: Arc<Common>,
     pub entries: Vec<Entry>,
     pub body: Bytes,
     pub timeout: Duration,
@@ -146,6 +147,7 @@ impl Io {
         let made = calls.into_iter().map(|one| {
             let request = Request {
                 path: path.clone(),
+                common: one.common,
                 entries: one.entries,
                 body: one.body,
                 timeout: one.timeout,
@@ -216,6 +218,7 @@ mod tests {
     fn submitted(slot: u32) -> Submitted {
         Submitted {
             handle: Handle { slot, generation: 1 },
+            common: Arc::new(Common::new(&[], Duration::from_secs(30))),
             entries: Vec::new(),
             body: crate::frame::frame(b"hello"),
             timeout: Duration::from_secs(30),
@@ -279,6 +282,7 @@ mod tests {
             let one = submitted(0);
             let request = Request {
                 path: PathAndQuery::from_static("/a.B/C"),
+                common: one.common,
                 entries: one.entries,
                 body: one.body,
                 timeout: one.timeout,

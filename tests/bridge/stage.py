@@ -138,10 +138,10 @@ class FakeRequests:
             raise RequestError("filter: cannot be told")
         return event.value != b"unwanted"
 
-    def build(self, delivery: Delivery) -> tuple[bytes, Metadata]:
+    def build(self, delivery: Delivery) -> tuple[bytes, Metadata, Metadata]:
         if delivery.event.value == b"unbuildable":
             raise RequestError("request field text: not UTF-8")
-        return delivery.event.value or b"", ()
+        return delivery.event.value or b"", (), ()
 
 
 class Stage:

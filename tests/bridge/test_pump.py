@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from pelton.bridge.pump import CALLS_SUBMITTED_MAX
 from pelton.core.breaker import Health
 from pelton.core.outcome import ACKED, Outcome, Status
 from pelton.core.tiers import TIER_EVENTS_MAX
@@ -28,6 +29,19 @@ async def test_what_is_fetched_together_is_called_together() -> None:
     stage.ack(0, partition=1)
     assert stage.source.committed[P0].offset == 2
     assert stage.source.committed[P1].offset == 1
+    assert stage.holds()
+
+
+async def test_many_calls_are_handed_over_in_parts_so_that_the_target_begins_with_the_first() -> None:
+    most = CALLS_SUBMITTED_MAX
+    stage = Stage(concurrency=3 * most)
+    stage.assign(0)
+    stage.feed(
+        *(event(offset, None, value=b"unbuildable" if offset == 1 else b"v") for offset in range(3 * most))
+    )
+    # What takes the place of the one that cannot be sent comes behind.
+    assert [len(batch) for batch in stage.transport.batches] == [most - 1, most, most]
+    assert [d.offset for batch in stage.transport.batches for d in batch] == [0, *range(2, 3 * most)]
     assert stage.holds()
 
 

@@ -102,8 +102,9 @@ class Driver:
         for name in names:
             delivery = make_delivery(self._offset, name.encode())
             self._offset += 1
-            entries = self._metadata.of(delivery, {}) if metadata is None else metadata
-            calls.append(Call(delivery, self.body(name, padding), entries, timeouts_ms.get(name, timeout_ms)))
+            common, own = self._metadata.of(delivery, {}) if metadata is None else ((), metadata)
+            limit_ms = timeouts_ms.get(name, timeout_ms)
+            calls.append(Call(delivery, self.body(name, padding), own, limit_ms, common))
             future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
             self._waiting[delivery] = future
             submitted.append((delivery, future))
@@ -118,7 +119,8 @@ class Driver:
         """The next attempt of a delivery."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting[delivery] = future
-        self.transport.submit([Call(delivery, self.body(name), self._metadata.of(delivery, {}), timeout_ms)])
+        common, own = self._metadata.of(delivery, {})
+        self.transport.submit([Call(delivery, self.body(name), own, timeout_ms, common)])
         return future
 
     async def call(

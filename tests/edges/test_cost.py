@@ -67,10 +67,10 @@ def sent(event: Event) -> None:
     """It is called as it is; what does not fit into the metadata is cut."""
     assert event.flaw is None
     for requests in (RAW, HANDLER):
-        _, metadata = requests.build(delivery_of(event))
-        assert size_bytes(metadata) <= BUDGET_BYTES
+        _, common, own = requests.build(delivery_of(event))
+        assert size_bytes(common + own) <= BUDGET_BYTES
         if event.size_bytes > 4 * BUDGET_BYTES or len(event.record_headers) > BUDGET_BYTES:
-            assert ("pelton-metadata-cut", "1") in metadata
+            assert ("pelton-metadata-cut", "1") in own
 
 
 def quotes_left_open(size: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import string
 import timeit
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import cast
 
@@ -65,19 +66,27 @@ def delivery(
     return made
 
 
-PLAIN: Metadata = (
+COMMON: Metadata = (
     ("pelton-subscription", "notify-shop"),
-    ("pelton-delivery-id", "notify-shop/events/3/42"),
     ("pelton-attempt", "1"),
     ("pelton-topic", "events"),
     ("pelton-partition", "3"),
+)
+PLAIN: Metadata = (
+    *COMMON,
+    ("pelton-delivery-id", "notify-shop/events/3/42"),
     ("pelton-offset", "42"),
 )
 KEY = ("pelton-key-bin", b"key")
 
 
+def entries_of(metadata: CallMetadata, delivery: Delivery, parameters: Mapping[str, str]) -> Metadata:
+    common, own = metadata.of(delivery, parameters)
+    return common + own
+
+
 def test_plain_record() -> None:
-    assert CallMetadata(subscription()).of(delivery(), {}) == (*PLAIN, KEY)
+    assert entries_of(CallMetadata(subscription()), delivery(), {}) == (*PLAIN, KEY)
 
 
 @pytest.mark.parametrize(
@@ -85,17 +94,29 @@ def test_plain_record() -> None:
     [(None, ()), (b"", (("pelton-key-bin", b""),)), (b"\xff\0", (("pelton-key-bin", b"\xff\0"),))],
 )
 def test_key(key: bytes | None, expected: Metadata) -> None:
-    assert CallMetadata(subscription()).of(delivery(key=key), {}) == PLAIN + expected
+    assert entries_of(CallMetadata(subscription()), delivery(key=key), {}) == PLAIN + expected
 
 
-def test_attempts_beyond_the_ready_made_ones() -> None:
+def test_what_calls_have_in_common_is_one_tuple() -> None:
+    """A transport may know it by its identity."""
+    metadata = CallMetadata(subscription())
+    common, _ = metadata.of(delivery(), {})
+    assert common == COMMON
+    for other in (delivery(offset=43), delivery(key=b"other"), delivery(value=None)):
+        assert metadata.of(other, {})[0] is common
+    assert metadata.of(delivery(attempt=2), {})[0] == (COMMON[0], ("pelton-attempt", "2"), *COMMON[2:])
+
+
+def test_attempts_beyond_those_that_are_kept() -> None:
     metadata = CallMetadata(subscription())
     for attempt in (1, 64, 65, 1_000):
-        assert ("pelton-attempt", str(attempt)) in metadata.of(delivery(attempt=attempt), {})
+        assert ("pelton-attempt", str(attempt)) in entries_of(metadata, delivery(attempt=attempt), {})
+        common, _ = metadata.of(delivery(attempt=attempt), {})
+        assert (metadata.of(delivery(attempt=attempt), {})[0] is common) == (attempt <= 64)
 
 
 def test_offset_zero() -> None:
-    entries = dict(CallMetadata(subscription()).of(delivery(offset=0), {}))
+    entries = dict(entries_of(CallMetadata(subscription()), delivery(offset=0), {}))
     assert entries["pelton-offset"] == "0"
     assert entries["pelton-delivery-id"] == "notify-shop/events/3/0"
 
@@ -104,10 +125,10 @@ def test_raw_tombstone_only() -> None:
     mapped = subscription(request=RequestMapping({"message": "event.text"}))
     handler = subscription(mode=DeliveryMode.HANDLER)
     tombstone = delivery(value=None)
-    assert ("pelton-tombstone", "1") in CallMetadata(subscription()).of(tombstone, {})
-    assert ("pelton-tombstone", "1") not in CallMetadata(subscription()).of(delivery(value=b""), {})
+    assert ("pelton-tombstone", "1") in entries_of(CallMetadata(subscription()), tombstone, {})
+    assert ("pelton-tombstone", "1") not in entries_of(CallMetadata(subscription()), delivery(value=b""), {})
     for other in (mapped, handler):
-        assert ("pelton-tombstone", "1") not in CallMetadata(other).of(tombstone, {})
+        assert ("pelton-tombstone", "1") not in entries_of(CallMetadata(other), tombstone, {})
 
 
 def test_cloud_event() -> None:
@@ -121,7 +142,7 @@ def test_cloud_event() -> None:
         schema="https://x/y",
         extensions={"traceparent": TRACEPARENT, "tracestate": "a=b", "tenant": "€", "Bad Name": "x"},
     )
-    entries = CallMetadata(subscription()).of(delivery(attributes=attributes), {})
+    entries = entries_of(CallMetadata(subscription()), delivery(attributes=attributes), {})
     assert entries == (
         *PLAIN,
         ("traceparent", TRACEPARENT),
@@ -142,12 +163,12 @@ def test_cloud_event() -> None:
 @pytest.mark.parametrize("value", [b"nonsense", b"00-xyz", None, TRACEPARENT.encode() + b"\n", b"\xff"])
 def test_a_trace_that_is_none_is_left_out(value: bytes | None) -> None:
     headers = (("traceparent", value), ("tracestate", b"a=b"))
-    assert CallMetadata(subscription()).of(delivery(headers=headers), {}) == (*PLAIN, KEY)
+    assert entries_of(CallMetadata(subscription()), delivery(headers=headers), {}) == (*PLAIN, KEY)
 
 
 def test_trace_of_a_plain_record() -> None:
     headers = (("tracestate", b"a=b"), ("traceparent", TRACEPARENT.encode()))
-    entries = CallMetadata(subscription()).of(delivery(headers=headers), {})
+    entries = entries_of(CallMetadata(subscription()), delivery(headers=headers), {})
     assert entries == (*PLAIN, ("traceparent", TRACEPARENT), ("tracestate", "a=b"), KEY)
 
 
@@ -163,7 +184,9 @@ def test_listed_headers() -> None:
         ("Tenant", b"50%"),
         ("Tenant", b""),
     )
-    entries = CallMetadata(subscription(headers=("Tenant", "raw-bin"))).of(delivery(headers=headers), {})
+    entries = entries_of(
+        CallMetadata(subscription(headers=("Tenant", "raw-bin"))), delivery(headers=headers), {}
+    )
     assert entries == (
         *PLAIN,
         KEY,
@@ -179,7 +202,7 @@ def test_listed_headers() -> None:
 
 def test_listed_parameters() -> None:
     metadata = CallMetadata(subscription(parameters=("Priority", "absent")))
-    assert metadata.of(delivery(), {"Priority": "high", "secret": "no"}) == (
+    assert entries_of(metadata, delivery(), {"Priority": "high", "secret": "no"}) == (
         *PLAIN,
         ("pelton-param-priority", "high"),
         KEY,
@@ -188,7 +211,8 @@ def test_listed_parameters() -> None:
 
 def test_over_the_budget_headers_go_first_then_attributes_then_the_key() -> None:
     def names(header_bytes: int, id_chars: int, key_bytes: int) -> set[str]:
-        entries = CallMetadata(subscription(headers=("big",))).of(
+        entries = entries_of(
+            CallMetadata(subscription(headers=("big",))),
             delivery(
                 headers=(("big", b"h" * header_bytes),),
                 attributes=Attributes("i" * id_chars, "/s", "t"),
@@ -209,7 +233,7 @@ def test_the_budget_to_the_byte() -> None:
     metadata = CallMetadata(subscription(headers=("big",)))
 
     def entries(size: int) -> Metadata:
-        return metadata.of(delivery(headers=(("big", b"h" * size),)), {})
+        return entries_of(metadata, delivery(headers=(("big", b"h" * size),)), {})
 
     fits = max(size for size in range(BUDGET_BYTES) if ("pelton-metadata-cut", "1") not in entries(size))
     cut_bytes = size_bytes((("pelton-metadata-cut", "1"),))
@@ -219,13 +243,13 @@ def test_the_budget_to_the_byte() -> None:
 
 def test_parameters_are_cut_last() -> None:
     metadata = CallMetadata(subscription(parameters=("big",)))
-    assert metadata.of(delivery(), {"big": "x" * 10_000}) == (*PLAIN, ("pelton-metadata-cut", "1"))
+    assert entries_of(metadata, delivery(), {"big": "x" * 10_000}) == (*PLAIN, ("pelton-metadata-cut", "1"))
 
 
 def test_a_token_has_room() -> None:
     """A bearer token is added by the transport, after the budget has been decided."""
     metadata = CallMetadata(subscription(headers=("big",), bearer=Secret("env", "TOKEN")))
-    entries = metadata.of(delivery(headers=(("big", b"h" * (BUDGET_BYTES - 2_000)),)), {})
+    entries = entries_of(metadata, delivery(headers=(("big", b"h" * (BUDGET_BYTES - 2_000)),)), {})
     assert ("pelton-metadata-cut", "1") in entries
 
 
@@ -282,7 +306,9 @@ def test_always_legal_and_within_the_budget(
 ) -> None:
     metadata = CallMetadata(subscription(headers=("h", "b-bin"), parameters=("p",)))
     attributes = Attributes(identity, "/s", "t", extensions=extensions) if cloud else None
-    entries = metadata.of(delivery(key=key, headers=tuple(headers), attributes=attributes), {"p": parameter})
+    entries = entries_of(
+        metadata, delivery(key=key, headers=tuple(headers), attributes=attributes), {"p": parameter}
+    )
     assert size_bytes(entries) <= BUDGET_BYTES
     assert entries[:6] == PLAIN
     printable = set(string.printable) - set("\t\n\r\x0b\x0c")

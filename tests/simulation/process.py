@@ -107,12 +107,12 @@ class _Requests:
             raise RequestError("filter: cannot be told")
         return event.value != b"unwanted"
 
-    def build(self, delivery: Delivery) -> tuple[bytes, Metadata]:
+    def build(self, delivery: Delivery) -> tuple[bytes, Metadata, Metadata]:
         unbuildable = delivery.event.value == b"unbuildable"
         self._world.auditor.started(self._process, delivery, unbuildable=unbuildable)
         if unbuildable:
             raise RequestError("request field text: not UTF-8")
-        return delivery.event.value or b"", ()
+        return delivery.event.value or b"", (), ()
 
 
 class _Asked:

@@ -36,10 +36,13 @@ from pelton.kafka.listener import Assigned
 from pelton.rpc.transport import Call, Metadata, OnResults, Transport
 from pelton.subscription import Disposition, Subscription
 
-__all__ = ["HopSink", "Pump", "Requests", "Source"]
+__all__ = ["CALLS_SUBMITTED_MAX", "HopSink", "Pump", "Requests", "Source"]
 
 #: How soon a paused partition notices that other subscriptions have left room in the process's bounds.
 _PAUSED_CHECK_MS = 100.0
+#: Calls that are handed over at once. When many results come together, the target has nothing left to do: it
+#: is not to wait until the last of the next calls has been made, nor answer all of those at once again.
+CALLS_SUBMITTED_MAX = 64
 
 
 class Source(Protocol):
@@ -67,7 +70,9 @@ class Requests(Protocol):
     """Makes what is sent. Both raise `RequestError` where an event does not fit."""
 
     def accepts(self, event: Event) -> bool: ...
-    def build(self, delivery: Delivery) -> tuple[bytes, Metadata]: ...
+    def build(self, delivery: Delivery) -> tuple[bytes, Metadata, Metadata]:
+        """The body, the entries that it has in common with other calls, and its own (`Call`)."""
+        ...
 
 
 class Pump:
@@ -386,19 +391,20 @@ class Pump:
         return self._call(starting) if starting else []
 
     def _call(self, starting: list[Delivery]) -> list[tuple[Delivery, Outcome]]:
-        calls: list[Call] = []
         refused: list[tuple[Delivery, Outcome]] = []
         build, timeout_ms = self._requests.build, self.subscription.timeout_ms
-        for delivery in starting:
-            try:
-                body, metadata = build(delivery)
-            except RequestError as error:
-                refused.append((delivery, _wrong(str(error))))
-                continue
-            calls.append(Call(delivery, body, metadata, timeout_ms))
-        if calls:
-            self.transport.submit(calls)
-            failpoints.reach(Failpoint.CALLS_SUBMITTED)
+        for first in range(0, len(starting), CALLS_SUBMITTED_MAX):
+            calls: list[Call] = []
+            for delivery in starting[first : first + CALLS_SUBMITTED_MAX]:
+                try:
+                    body, common, own = build(delivery)
+                except RequestError as error:
+                    refused.append((delivery, _wrong(str(error))))
+                    continue
+                calls.append(Call(delivery, body, own, timeout_ms, common))
+            if calls:
+                self.transport.submit(calls)
+                failpoints.reach(Failpoint.CALLS_SUBMITTED)
         return refused
 
     def _feed(self, results: Iterable[tuple[Delivery, Outcome]], now_ms: float) -> None:

@@ -47,11 +47,14 @@ class SubscriptionRequests:
         except Exception as error:
             raise _unforeseen(error, event) from error
 
-    def build(self, delivery: Delivery) -> tuple[bytes, Metadata]:
+    def build(self, delivery: Delivery) -> tuple[bytes, Metadata, Metadata]:
         try:
             parameters = self.parameters.of(delivery)
             body = self.builder.build(delivery, parameters)
-            return body, () if self.metadata is None else self.metadata.of(delivery, parameters)
+            if self.metadata is None:
+                return body, (), ()
+            common, own = self.metadata.of(delivery, parameters)
+            return body, common, own
         except (RequestError, MemoryError):
             raise
         except Exception as error:

@@ -576,7 +576,7 @@ class Engine:
         offset = delivery.offset
         self._ledger.settle(offset)
         del self._open[offset]
-        if end is State.ACKED and self._suspects:
+        if end is State.ACKED and self._suspects.keys:
             self._suspects.clear(delivery.event.key)
         if (lane := delivery.lane) is not None:
             # The lane may still name it as its head: they would keep each other until the collector comes.

@@ -38,7 +38,7 @@ class Lanes:
         lane = self._lanes.get(key)
         if lane is None:
             delivery.lane = lane = self._lanes[key] = Lane(key, delivery)
-            if key in self._blocked_keys:
+            if key in self._blocked_keys.calls:
                 lane.block()
             else:
                 self._turns.add(delivery)

@@ -45,20 +45,18 @@ class LeftBehind:
 class BlockedKeys:
     """The lanes in which calls of earlier assignments are still out, and how many in each."""
 
-    __slots__ = ("_calls",)
+    __slots__ = ("calls",)
 
     def __init__(self, calls: Mapping[bytes, int]) -> None:
-        self._calls = dict(calls)
-
-    def __contains__(self, key: bytes) -> bool:
-        return key in self._calls
+        #: To be read only: whether a key is in it is asked for every lane.
+        self.calls = dict(calls)
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._calls)
+        return iter(self.calls)
 
     def ended(self, key: bytes) -> bool:
         """One of them has ended. Whether it was the last; no, too, where none was out from the beginning."""
-        left = self._calls.pop(key, 0) - 1
+        left = self.calls.pop(key, 0) - 1
         if left > 0:
-            self._calls[key] = left
+            self.calls[key] = left
         return left == 0

@@ -14,25 +14,26 @@ SUSPECT_KEYS_MAX = 10_000
 class Suspects:
     """The suspect keys of one partition. An event without a key makes nobody suspect."""
 
-    __slots__ = ("_keys",)
+    __slots__ = ("keys",)
 
     def __init__(self) -> None:
-        self._keys: dict[bytes, None] = {}
+        #: To be read only: whether there are any is asked for every event.
+        self.keys: dict[bytes, None] = {}
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self.keys)
 
     def __contains__(self, key: bytes | None) -> bool:
-        return key in self._keys
+        return key in self.keys
 
     def add(self, key: bytes | None) -> None:
         if key is None:
             return
-        self._keys[key] = None
-        if len(self._keys) > SUSPECT_KEYS_MAX:
-            del self._keys[next(iter(self._keys))]
+        self.keys[key] = None
+        if len(self.keys) > SUSPECT_KEYS_MAX:
+            del self.keys[next(iter(self.keys))]
 
     def clear(self, key: bytes | None) -> None:
         """An event of the key was acked."""
         if key is not None:
-            self._keys.pop(key, None)
+            self.keys.pop(key, None)

@@ -87,7 +87,7 @@ class AioTransport:
             self._channel, self._method = channel, channel.unary_unary(self._path)
         authorization = self._lease.authorization()
         for call in calls:
-            self._start(call, call.metadata + authorization if authorization else call.metadata)
+            self._start(call, call.common + call.metadata + authorization)
 
     def _start(self, call: Call, metadata: Metadata) -> None:
         delivery = call.delivery

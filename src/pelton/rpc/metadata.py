@@ -37,8 +37,8 @@ _TRACESTATE_CHARS_MAX = 512
 _CUT: Entry = ("pelton-metadata-cut", "1")
 _TOMBSTONE: Entry = ("pelton-tombstone", "1")
 _SPECVERSION: Entry = ("ce-specversion", "1.0")
-#: Attempts beyond these are rare (`on_exhausted: hold`); the entries of these are made once.
-_ATTEMPTS: tuple[Entry, ...] = tuple(("pelton-attempt", str(attempt)) for attempt in range(65))
+#: Attempts beyond these are rare (`on_exhausted: hold`), and nothing is kept for them.
+_ATTEMPTS_KEPT_MAX = 64
 
 _NAME = re.compile(r"[a-z0-9_.-]{1,128}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]{0,200})?")
@@ -84,27 +84,19 @@ class CallMetadata:
             (name, f"pelton-param-{name.lower()}") for name in subscription.metadata.parameters
         )
         self._raw = subscription.mode is DeliveryMode.UNARY and subscription.request.raw
-        #: Per partition what is the same for all its events; bounded by the partitions that there are.
-        self._positions: dict[tuple[str, int], tuple[Entry, Entry]] = {}
+        #: By topic, partition and attempt: what is the same for all such calls. As many as there are
+        #: partitions and attempts.
+        self._common: dict[tuple[str, int, int], Metadata] = {}
 
-    def of(self, delivery: Delivery, parameters: Mapping[str, str]) -> Metadata:
-        """All entries of one attempt; `parameters` are its values by name."""
+    def of(self, delivery: Delivery, parameters: Mapping[str, str]) -> tuple[Metadata, Metadata]:
+        """The entries of one attempt: those that it has in common with others, the same tuple for all of
+        them, and its own. `parameters` are its values by name."""
         event = delivery.event
         offset = str(event.offset)
-        attempt = delivery.attempt
-        position = self._positions.get((event.topic, event.partition))
-        if position is None:
-            position = self._position(event)
-        entries: Metadata = (
-            self._subscription,
-            (
-                "pelton-delivery-id",
-                delivery.engine.id_prefix + offset if event.moved is None else delivery.delivery_id,
-            ),
-            _ATTEMPTS[attempt] if attempt < 65 else ("pelton-attempt", str(attempt)),
-            *position,
-            ("pelton-offset", offset),
-        )
+        common = self._common.get((event.topic, event.partition, delivery.attempt))
+        if common is None:
+            common = self._in_common(event, delivery.attempt)
+        id_ = delivery.engine.id_prefix + offset if event.moved is None else delivery.delivery_id
         key = event.key
         if (
             event.attributes is None
@@ -113,19 +105,31 @@ class CallMetadata:
             and event.value is not None
         ):
             if key is None:
-                return entries
+                return common, (("pelton-delivery-id", id_), ("pelton-offset", offset))
             if len(key) <= _KEY_SMALL_BYTES:
-                return (*entries, ("pelton-key-bin", key))
-        return self._full(entries, event, parameters)
+                return (
+                    common,
+                    (("pelton-delivery-id", id_), ("pelton-offset", offset), ("pelton-key-bin", key)),
+                )
+        own = (("pelton-delivery-id", id_), ("pelton-offset", offset))
+        return common, self._full(own, event, parameters, size_bytes(common))
 
-    def _position(self, event: Event) -> tuple[Entry, Entry]:
-        position = (("pelton-topic", event.topic), ("pelton-partition", str(event.partition)))
-        self._positions[event.topic, event.partition] = position
-        return position
+    def _in_common(self, event: Event, attempt: int) -> Metadata:
+        common: Metadata = (
+            self._subscription,
+            ("pelton-attempt", str(attempt)),
+            ("pelton-topic", event.topic),
+            ("pelton-partition", str(event.partition)),
+        )
+        if attempt <= _ATTEMPTS_KEPT_MAX:
+            self._common[event.topic, event.partition, attempt] = common
+        return common
 
-    def _full(self, entries: Metadata, event: Event, parameters: Mapping[str, str]) -> Metadata:
+    def _full(
+        self, own: Metadata, event: Event, parameters: Mapping[str, str], common_bytes: int
+    ) -> Metadata:
         """Everything an event may bring along, cut to the budget."""
-        kept: list[Entry] = [*entries, *_trace(event)]
+        kept: list[Entry] = [*own, *_trace(event)]
         if self._raw and event.record_value is None:
             kept.append(_TOMBSTONE)
         # In the order in which they are kept: what stands last goes first when the budget is short, and the
@@ -146,7 +150,7 @@ class CallMetadata:
         rough_bytes += len(optional) * (_ENTRY_BYTES + 4) + _REQUIRED_BYTES_MAX
         if rough_bytes <= self._budget_bytes:
             return (*kept, *optional)
-        free_bytes = self._budget_bytes - size_bytes(kept) - _entry_bytes(_CUT)
+        free_bytes = self._budget_bytes - common_bytes - size_bytes(kept) - _entry_bytes(_CUT)
         for entry in optional:
             free_bytes -= _entry_bytes(entry)
             if free_bytes < 0:

@@ -26,16 +26,20 @@ class Call:
     """One attempt to be made: what to send, to be ended within `timeout_ms` of its submission.
 
     `body` is the serialised request. In stream mode it is the serialised `pelton.v1.Delivery` without its
-    token; the transport adds the token.
+    token; the transport adds the token. The call bears `common` and its own `metadata`. What many calls have
+    in common is the same tuple for all of them, so that a transport may keep what it has made of it.
     """
 
-    __slots__ = ("body", "delivery", "metadata", "timeout_ms")
+    __slots__ = ("body", "common", "delivery", "metadata", "timeout_ms")
 
-    def __init__(self, delivery: Delivery, body: bytes, metadata: Metadata, timeout_ms: float) -> None:
+    def __init__(
+        self, delivery: Delivery, body: bytes, metadata: Metadata, timeout_ms: float, common: Metadata = ()
+    ) -> None:
         self.delivery = delivery
         self.body = body
         self.metadata = metadata
         self.timeout_ms = timeout_ms
+        self.common = common
 
 
 class Transport(Protocol):
