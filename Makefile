@@ -28,8 +28,9 @@ NATIVE := .venv/.native-$(call sum,native/Cargo.toml native/pyproject.toml nativ
 	native/pelton_native/* requirements/native.txt)
 LOWEST := .venv-lowest/.installed-$(call sum,requirements/lowest.txt)
 
-# Where there is Rust, the native transport is built along; where there is none, what is skipped says so.
-CARGO := $(shell command -v cargo 2>/dev/null)
+# Where there is Rust, the native transport is built along; where there is none, what is skipped says so. A
+# cargo that is there and has no toolchain behind it is none.
+CARGO := $(shell cargo --version >/dev/null 2>&1 && command -v cargo)
 NATIVE_BUILT := $(if $(CARGO),$(NATIVE),)
 # The interpreter is named, so that no other one is looked for.
 CARGO_ENV := CARGO_TARGET_DIR=$(CURDIR)/build/native PYO3_PYTHON=$(CURDIR)/.venv/bin/python
@@ -94,7 +95,7 @@ ifneq ($(CARGO),)
 	@cd native && $(CARGO_ENV) cargo clippy --quiet --release --all-targets -- -D warnings
 	@cd native && $(CARGO_ENV) cargo test --quiet --release --no-default-features
 else
-	@echo "make: NOT CHECKED: native/ (rustfmt, clippy and its tests: there is no cargo on the PATH)"
+	@echo "make: NOT CHECKED: native/ (rustfmt, clippy and its tests: there is no cargo that works)"
 endif
 
 fmt: $(DEV) ## format the code, mend what ruff can mend safely, format the contracts
@@ -193,7 +194,7 @@ ifneq ($(CARGO),)
 	@$(MAKE) --no-print-directory $(NATIVE) || \
 		echo "make: NOT BUILT: pelton_native (see above); the demo goes on with grpc.aio" >&2
 else
-	@echo "make: NOT BUILT: pelton_native, since there is no cargo on the PATH; the demo goes on with grpc.aio"
+	@echo "make: NOT BUILT: pelton_native, since there is no cargo that works; the demo goes on with grpc.aio"
 endif
 
 # The oldest generator and the oldest libraries that are supported. Neither has wheels for a Python newer
