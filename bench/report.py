@@ -275,7 +275,7 @@ def _readme(results: Results, lines: Sequence[Line], charts: Sequence[str], scal
         "# Performance\n",
         f"Measured on {results.began} in {results.took_s / 60:.0f} minutes.{SCALING if scaling else ''}"
         " Memory beside dead targets: [memory.md](memory.md). One bad target beside a good one:"
-        " [isolation.md](isolation.md).\n",
+        " [isolation.md](isolation.md). Where an event's time goes: [profile.md](profile.md).\n",
         *([CUT.format(whole=results.whole_rounds, rounds=results.rounds)] if results.is_cut else []),
         "## The budgets\n",
         _table(
