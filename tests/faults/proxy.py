@@ -332,13 +332,14 @@ class Connection:
                     piece = data[at : at + size] if size > 0 else b""
                     at += len(piece)
                     passed += len(piece)
+                    # Before it goes: whoever has got it may ask how much went.
+                    self._proxy.carried(up, len(piece))
                     try:
                         writer.write(piece)
                         await writer.drain()
                     except ConnectionError:
                         self.abort()
                         return
-                    self._proxy.carried(up, len(piece))
                     if now.limit_bytes and passed >= now.limit_bytes:
                         self.close()
                         return
