@@ -18,6 +18,7 @@ __all__ = [
     "JVM_LOOPS",
     "KEYS",
     "MODES",
+    "MORE_OUT",
     "PARTITIONS",
     "POISON",
     "RATES_PER_S",
@@ -67,12 +68,14 @@ SLOW_MS = 10
 #: A virtual machine compiles what it runs; measured before that, it would look slower than it is.
 JVM_WARM_UP_S = 8.0
 #: Several workers share the partitions out between them while the first already calls.
-SHARING_OUT_S = 2.0
+SHARING_OUT_S = 4.0
 #: How long a measurement is to take, beyond what a start takes. With it and what each is known to reach at
 #: most, the events are counted out: a cell that is slower than that takes longer, and is as right.
 MEASURED_S = 2.5
 #: And at the least so many delays: in the first and the last of them not all calls are out.
 MEASURED_DELAYS = 25
+#: A share group is handed whole batches, which may be so many times what its consumers asked for.
+MORE_OUT = {"share-group": 2}
 #: Calls a second that Pelton, or a loop, makes at most on two cores, by mode.
 PACE_MAX = {
     "aio": 14_000,
@@ -254,7 +257,7 @@ def _speed(bridge: Bridge, delay_ms: int, scale: float) -> Speed:
 
 def _events(bridge: Bridge, delay_ms: int, seconds: float) -> int:
     """As many as it can at most deliver in the time."""
-    most_out = bridge.concurrency * bridge.workers
+    most_out = bridge.concurrency * bridge.workers * MORE_OUT.get(bridge.mode, 1)
     paces = PACE_MAX_DELAYED if delay_ms else PACE_MAX
     pace = min(paces[bridge.mode], most_out / (delay_ms + ROUND_TRIP_MS) * 1_000)
     events = int(pace * seconds)
