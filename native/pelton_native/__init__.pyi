@@ -22,6 +22,10 @@ class _Call(Protocol):
     @property
     def metadata(self) -> _Entries: ...
     @property
+    def common(self) -> _Entries:
+        """Beside `metadata`, and the same tuple for many calls."""
+
+    @property
     def timeout_ms(self) -> float: ...
 
 class Channel:

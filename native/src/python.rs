@@ -386,7 +386,8 @@ impl Port {
     }
 
     /// Start the calls, in this order: objects with `delivery`, `body`, `metadata`, `common` and `timeout_ms`.
-    /// `common` is the same tuple for many of them, `shared` are entries that all of them bear. Each ends in exactly one result of `drain`.
+    /// `common` is the same tuple for many of them, `shared` are entries that all of them bear. Each ends in
+    /// exactly one result of `drain`.
     fn submit(
         &mut self,
         channel: &Channel,

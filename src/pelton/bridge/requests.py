@@ -51,9 +51,7 @@ class SubscriptionRequests:
         try:
             parameters = self.parameters.of(delivery)
             body = self.builder.build(delivery, parameters)
-            if self.metadata is None:
-                return body, (), ()
-            common, own = self.metadata.of(delivery, parameters)
+            common, own = ((), ()) if self.metadata is None else self.metadata.of(delivery, parameters)
             return body, common, own
         except (RequestError, MemoryError):
             raise

@@ -97,6 +97,7 @@ class CallMetadata:
         if common is None:
             common = self._in_common(event, delivery.attempt)
         id_ = delivery.engine.id_prefix + offset if event.moved is None else delivery.delivery_id
+        own: Metadata = (("pelton-delivery-id", id_), ("pelton-offset", offset))
         key = event.key
         if (
             event.attributes is None
@@ -105,13 +106,9 @@ class CallMetadata:
             and event.value is not None
         ):
             if key is None:
-                return common, (("pelton-delivery-id", id_), ("pelton-offset", offset))
+                return common, own
             if len(key) <= _KEY_SMALL_BYTES:
-                return (
-                    common,
-                    (("pelton-delivery-id", id_), ("pelton-offset", offset), ("pelton-key-bin", key)),
-                )
-        own = (("pelton-delivery-id", id_), ("pelton-offset", offset))
+                return common, (*own, ("pelton-key-bin", key))
         return common, self._full(own, event, parameters, size_bytes(common))
 
     def _in_common(self, event: Event, attempt: int) -> Metadata:
