@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
+
 from pelton.bridge.pump import CALLS_SUBMITTED_MAX
+from pelton.core.actions import Actions
 from pelton.core.breaker import Health
+from pelton.core.engine import Engine
 from pelton.core.outcome import ACKED, Outcome, Status
 from pelton.core.tiers import TIER_EVENTS_MAX
 from pelton.errors import FencedError
@@ -61,6 +65,30 @@ async def test_partitions_share_the_calls_and_none_starves() -> None:
     begun = [max(offset for number, offset in stage.out if number == partition) for partition in (0, 1)]
     assert abs(begun[0] - begun[1]) <= 1
     assert stage.limits.slots.free == 0
+
+
+async def test_who_waits_for_a_call_is_not_asked_before_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(concurrency=2)
+    stage.assign(*range(20))
+    stage.feed(*(event(offset, None, partition) for partition in range(20) for offset in range(2)))
+    asked: list[int] = []
+    original = Engine.take_actions
+
+    def take_actions(self: Engine, now_ms: float, calls_max: int) -> Actions:
+        asked.append(self.partition.partition)
+        return original(self, now_ms, calls_max)
+
+    monkeypatch.setattr(Engine, "take_actions", take_actions)
+    begun = [partition for partition, _ in stage.out]
+    while stage.out:
+        asked.clear()
+        before = set(stage.out)
+        partition, offset = stage.out[0]
+        stage.ack(offset, partition=partition)
+        assert len(asked) <= 2, "the one whose call has ended, and the one that gets the next"
+        begun += [partition for partition, _ in set(stage.out) - before]
+    assert sorted(begun) == sorted([*range(20), *range(20)])
+    assert sorted(begun[:20]) == list(range(20)), "each has its first before any has its second"
 
 
 async def test_calls_that_one_partition_leaves_go_to_another() -> None:

@@ -12,7 +12,8 @@ from pelton.core.ledger import Ledger
 
 
 def admit(ledger: Ledger, *offsets: int) -> list[bool]:
-    return [ledger.admit(offset) for offset in offsets]
+    known = ledger.admit(*offsets)
+    return [offset not in known for offset in offsets]
 
 
 def settle(ledger: Ledger, *offsets: int) -> None:
@@ -92,6 +93,8 @@ def test_offsets_only_ascend(offset: int) -> None:
     ledger.admit(4)
     with pytest.raises(AssertionError, match="came after"):
         ledger.admit(offset)
+    with pytest.raises(AssertionError, match="ascending"):
+        ledger.admit(9, 5 + offset)
 
 
 def test_only_what_is_open_settles() -> None:
@@ -191,7 +194,7 @@ def test_one_percent_open_scattered_over_106_000_offsets_fits() -> None:
     whole = Ledger(0)
     for first in range(0, 106_000, 1_000):
         chunk = [
-            offset for offset in range(first, first + 1_000) if whole.admit(offset) and offset not in held
+            offset for offset in range(first, first + 1_000) if not whole.admit(offset) and offset not in held
         ]
         assert whole.reserve(chunk[-1])
         for offset in chunk:
@@ -312,4 +315,4 @@ def test_a_map_that_compaction_lengthened_is_shortened_and_not_lost(monkeypatch:
             ledger.admit(offset)
     assert ledger.committed == 0
     assert read_back(ledger) == AckMap([(200, 328)])
-    assert ledger.admit(600) is False
+    assert ledger.admit(600) == {600}

@@ -6,6 +6,7 @@ any order, and at any moment the process dies and another begins from what was c
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 from unittest.mock import patch
 
@@ -57,14 +58,13 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 30))
     def poll(self, count: int) -> None:
-        for offset in self.log[self.polled : self.polled + count]:
-            self.polled += 1
-            fresh = self.ledger.admit(offset)
-            assert fresh or offset in self.settled, f"{offset} was never settled and is passed over"
-            if fresh:
-                # It may have been settled by a process that died before it could say so.
-                self.settled.discard(offset)
-                self.open.add(offset)
+        polled = self.log[self.polled : self.polled + count]
+        self.polled += len(polled)
+        known = set(self.ledger.admit(*polled))
+        assert known <= self.settled, f"{known - self.settled} were never settled and are passed over"
+        # The others may have been settled by a process that died before it could say so.
+        self.settled.difference_update(set(polled) - known)
+        self.open.update(set(polled) - known)
 
     @rule(cut=st.integers(1, 30), beyond=st.integers(0, 300))
     def lose_to_retention(self, cut: int, beyond: int) -> None:
@@ -88,6 +88,16 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.reserved.add(offset)
             else:
                 assert offset != min(self.open), "the lowest may always start"
+
+    @precondition(lambda self: self.open - self.reserved and self.ledger.roomy)
+    @rule(data=st.data())
+    def reserve_many(self, data: st.DataObject) -> None:
+        many = data.draw(st.lists(st.sampled_from(sorted(self.open - self.reserved)), unique=True))
+        one_by_one = copy(self.ledger)
+        assert all(one_by_one.reserve(offset) for offset in many), "there was room for all"
+        self.ledger.reserve_roomy(many)
+        assert self.ledger.metadata() == one_by_one.metadata()
+        self.reserved.update(many)
 
     @precondition(lambda self: self.reserved)
     @rule(data=st.data(), count=st.integers(1, 10))

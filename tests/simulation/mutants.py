@@ -355,8 +355,8 @@ def lane_released_too_early() -> Patch:
     def wait(self: Engine, delivery: Delivery, due_ms: float) -> None:
         original(self, delivery, due_ms)
         lane = delivery.lane
-        if lane is not None and lane._followers:
-            head = lane._followers[0]
+        if lane is not None and lane.followers:
+            head = lane.followers[0]
             head.to(State.QUEUED)
             self._intake.unpark(head)
             self._turns.add(head)
@@ -368,9 +368,9 @@ def lane_released_too_early() -> Patch:
 def parked_overtakes() -> Patch:
     def advance(self: Lane) -> Delivery | None:
         self.blocked = False
-        if not self._followers:
+        if not self.followers:
             return None
-        self.head = self._followers.pop()
+        self.head = self.followers.pop()
         if self._parked:
             self._parked -= 1
         return self.head

@@ -19,6 +19,7 @@ from pelton import failpoints
 from pelton.bridge.following import Following
 from pelton.bridge.logs import PumpLog
 from pelton.bridge.metrics import CallTimes
+from pelton.bridge.shares import Shares
 from pelton.core.actions import Commit, Flow, Hop
 from pelton.core.breaker import Breaker, Health
 from pelton.core.delivery import Delivery
@@ -116,14 +117,14 @@ class Pump:
         self._left_behind: dict[Partition, list[Engine]] = {}
         #: Engines that a revoke or a stop waits for, and when it stops waiting.
         self._draining: dict[Partition, float] = {}
-        #: Engines that may have something to say, in the order in which they get their turn.
+        #: Engines that may have something to say.
         self._dirty: dict[Engine, None] = {}
+        self._shares = Shares(limits.slots, self.breaker)
         #: Paused ones that may go on when others have left room.
         self._paused: dict[Engine, None] = {}
-        #: Engines with costly deliveries only, while such have all the calls that they may.
-        self._held_back: dict[Engine, None] = {}
-        #: The bounds that its partitions share were full at the last turn.
+        #: The bounds that its partitions share were full, and half free, at the last turn.
         self._was_full = False
+        self._was_half_free = True
         #: It has had an assignment: it is a member of its group.
         self.joined = False
         self._all_drained: asyncio.Event | None = None
@@ -318,7 +319,7 @@ class Pump:
             if refused:
                 # Requests that could not be built are outcomes like any other, only quicker.
                 self._feed(refused, now_ms)
-            elif not (self._dirty and self._limits.slots.free and self.breaker.closed):
+            elif not self._shares.more:
                 break
             # Else some took less than their share, and others are hungry still.
         if self._draining:
@@ -327,32 +328,28 @@ class Pump:
 
     def _perform(self, now_ms: float) -> list[tuple[Delivery, Outcome]]:
         """Every engine concerned gets its turn once. Returns the attempts that ended before they began."""
-        slots = self._limits.slots
+        slots, half_free = self._limits.slots, self._limits.half_free
         if self._limits.full is not self._was_full:
             self._was_full = not self._was_full
             if self._was_full:
                 # All partitions pause, or each would take in batches more until its own next turn.
                 self._dirty.update(dict.fromkeys(self._engines.values()))
-        if self._held_back and slots.costly_idle_share:
-            self._dirty.update(self._held_back)
-            self._held_back.clear()
-        turn = list(self._dirty | self._paused) if self._paused else list(self._dirty)
+        if half_free and not self._was_half_free:
+            # What else would end a pause is a partition's own.
+            self._dirty.update(self._paused)
+        self._was_half_free = half_free
+        self._shares.ask(self._dirty)
+        served, share = self._shares.take()
+        turn = [*served, *(engine for engine in self._dirty if engine not in served)]
         self._dirty.clear()
-        slots.fresh_wanted = any(engine.has_fresh for engine in turn)
-        if not self.breaker.closed:
-            # Only one of them may probe: one with an event that was never called, and each in its turn.
-            turn.sort(key=lambda engine: (engine.untried is None, engine.probed_ms))
-        hungry = sum(engine.hungry for engine in turn)
-        share = max(1, slots.free // hungry) if hungry else 0
         starting: list[Delivery] = []
-        served: dict[Engine, None] = {}
         hops: list[Hop] = []
         commits: dict[Partition, Commit] = {}
         pause: list[Partition] = []
         resume: list[Partition] = []
         deadline_ms = float("inf")
         for engine in turn:
-            actions = engine.take_actions(now_ms, share)
+            actions = engine.take_actions(now_ms, share if engine in served else 0)
             starting += actions.calls
             hops += actions.hops
             if actions.commit is not None:
@@ -367,19 +364,12 @@ class Pump:
                 self._paused[engine] = None
             elif self._paused:
                 self._paused.pop(engine, None)
-            if engine.hungry and len(actions.calls) == share:
-                served[engine] = None
-            elif engine.hungry and slots.free == 0:
-                # It gets its turn first when calls come free: nobody that came later overtakes it.
-                self._dirty[engine] = None
-            elif engine.held_back:
-                self._held_back[engine] = None
+            short = engine in served and len(actions.calls) < share and slots.free > 0
+            self._shares.again(engine, short=short)
             deadline_ms = min(deadline_ms, engine.next_deadline())
-        # Behind those that got none, or whoever is first would take each call that comes free.
-        self._dirty.update(served)
         if self._paused:
             deadline_ms = min(deadline_ms, now_ms + _PAUSED_CHECK_MS)
-        self._timer_ms = min(self._timer_ms, deadline_ms)
+        self._timer_ms = min(self._timer_ms, deadline_ms, self._shares.again_ms)
         if pause:
             self._source.pause(pause)
         if resume:
@@ -408,23 +398,26 @@ class Pump:
         return refused
 
     def _feed(self, results: Iterable[tuple[Delivery, Outcome]], now_ms: float) -> None:
-        observe = self.call_times.observe
         adaptive = self._limits.slots.adaptive
         by_engine: dict[Engine, list[tuple[Delivery, Outcome]]] = {}
+        #: Calls by when they started: those that started together have taken as long as one another.
+        started: dict[float, int] = {}
         for result in results:
             delivery, outcome = result
-            took_ms = now_ms - delivery.started_ms
-            observe(took_ms)
+            started_ms = delivery.started_ms
+            started[started_ms] = started.get(started_ms, 0) + 1
             if outcome is not ACKED:
                 self._log.attempt_failed(delivery, outcome)
             elif adaptive is not None:
-                adaptive.samples.append(took_ms)
+                adaptive.samples.append(now_ms - started_ms)
             engine = delivery.engine
             group = by_engine.get(engine)
             if group is None:
                 by_engine[engine] = [result]
             else:
                 group.append(result)
+        for started_ms, calls in started.items():
+            self.call_times.observe(now_ms - started_ms, calls)
         for engine, group in by_engine.items():
             if engine.closed:
                 self._come_late(engine, group)
@@ -495,7 +488,7 @@ class Pump:
         self._draining.pop(engine.partition, None)
         self._dirty.pop(engine, None)
         self._paused.pop(engine, None)
-        self._held_back.pop(engine, None)
+        self._shares.leave(engine)
         if self._following is not None:
             self._following.went(engine, self._engines.values())
         if engine.in_flight():
@@ -525,8 +518,6 @@ class Pump:
                 left.remove(closed)
             if not left:
                 self._left_behind.pop(closed.partition, None)
-        # Their calls' slots are free for everybody.
-        self._dirty.update(dict.fromkeys(engine for engine in self._engines.values() if engine.hungry))
 
     # -- Time ------------------------------------------------------------------------------------------
 

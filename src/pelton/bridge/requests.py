@@ -49,7 +49,8 @@ class SubscriptionRequests:
 
     def build(self, delivery: Delivery) -> tuple[bytes, Metadata, Metadata]:
         try:
-            parameters = self.parameters.of(delivery)
+            some = self.parameters
+            parameters = some.of(delivery) if some.computed else some.constants
             body = self.builder.build(delivery, parameters)
             common, own = ((), ()) if self.metadata is None else self.metadata.of(delivery, parameters)
             return body, common, own

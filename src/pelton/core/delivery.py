@@ -1,7 +1,8 @@
 """One delivery: the whole effort to hand one event to one target, and the states it goes through.
 
 Rule 1: everything that changes a delivery's state goes through `Delivery.to`, and the table below is all
-it may do. Rule 2: this file does not know why a state changes; `engine.py` does.
+it may do; the two steps of every event's way, to CALLING and to ACKED, ask only for the state before it.
+Rule 2: this file does not know why a state changes; `engine.py` does.
 
 The diagram in ARCHITECTURE.md is drawn from `TRANSITIONS`.
 """
@@ -185,6 +186,16 @@ class Delivery:
         """Go to `state`; a transition that is not in the table is a bug of ours."""
         assert state in self.state.successors, f"{self.delivery_id}: {self.state.name} -> {state.name}"
         self.state = state
+
+    def start(self, now_ms: float, open_ms: float) -> None:
+        """Its next attempt goes out; the breaker has been open for so long in all."""
+        assert self.state is State.QUEUED, f"{self.delivery_id}: {self.state.name} -> CALLING"
+        self.state = State.CALLING
+        self.started_ms = now_ms
+        self.attempt += 1
+        if self.attempt == 1:
+            self.first_attempted_ms = now_ms
+            self.open_before_ms = open_ms
 
     def failed(self, outcome: Outcome, now_ms: float) -> None:
         """Its attempt did not settle it."""

@@ -42,9 +42,6 @@ from pelton.subscription import Ordering, Subscription, Tier
 
 __all__ = ["Engine"]
 
-#: The lane of a whole partition.
-_PARTITION_LANE = b""
-
 _NOTHING_INTENDED: Mapping[int, Preset] = {}
 
 
@@ -109,7 +106,7 @@ class Engine:
         self._outbox = Outbox()
         self._intake = Intake(intake_of(subscription.intake, self.tier), limits)
         self._shelf = Shelf(self._open, self._intake, self._turns)
-        self._lanes = Lanes(self._turns, self._intake, self._shelf, blocked_keys)
+        self._lanes = Lanes(subscription.ordering, self._turns, self._intake, self._shelf, blocked_keys)
         self._stalled_since_ms = -1.0
         #: An acked call that started before this was slow.
         self._slow_before_ms = float("-inf")
@@ -121,48 +118,27 @@ class Engine:
     ) -> None:
         """Events of this partition, ascending. `intended` has what is known of some, by offset."""
         assert not self.closed
-        self.tally.consumed += len(events)
-        ledger, opened, add, join = self._ledger, self._open, self._turns.add, self._lanes.join
-        ordering = self.subscription.ordering
-        by_key, by_partition = ordering is Ordering.KEY, ordering is Ordering.PARTITION
-        taken_events = taken_bytes = 0
-        settled = False
-        if not opened:
+        if not self._open:
             # Nothing could have moved before.
             self.progressed_ms = now_ms
-        for event in events:
-            offset = event.offset
-            if not ledger.admit(offset):
-                self.tally.already_settled += 1
-                settled = True
-                continue
-            if offset in intended and intended[offset] is None and ledger.reserve(offset):
-                # Filtered, and the ack map has room to say so: no delivery need be made of it.
-                ledger.settle(offset)
-                ledger.unreserve()
-                self.tally.filtered += 1
-                settled = True
-                continue
-            size_bytes = event.size_bytes
-            key = event.key if by_key else _PARTITION_LANE if by_partition else None
-            delivery = opened[offset] = Delivery(event, self, None, size_bytes, State.QUEUED)
-            if offset in intended:
-                delivery.know(intended[offset])
-            if key is None:
-                add(delivery)
-            elif not join(key, delivery):
-                del opened[offset]
-                continue
-            if delivery.state is State.PARKED:
-                self._intake.admit_parked(1, size_bytes)
-            else:
-                taken_events += 1
-                taken_bytes += size_bytes
-        self._intake.admit(taken_events, taken_bytes)
+        came = len(events)
+        self.tally.consumed += came
+        settled = self._ledger.admit(*[event.offset for event in events])
+        if settled:
+            self.tally.already_settled += len(settled)
+            events = [event for event in events if event.offset not in settled]
+        if intended:
+            events = [event for event in events if not self._filtered(event.offset, intended)]
+        deliveries = [Delivery(event, self, None, event.size_bytes, State.QUEUED) for event in events]
+        for delivery in deliveries:
+            self._open[delivery.offset] = delivery
+            if delivery.offset in intended:
+                delivery.know(intended[delivery.offset])
+        self._lanes.join(deliveries)
         if self.tier is not None:
             for delivery in self._turns.take_arrived():
                 self._hold(delivery, now_ms)
-        if settled:
+        if len(events) < came:
             self.due.settled(now_ms, more=bool(self._ledger))
 
     def on_read_again(
@@ -187,8 +163,8 @@ class Engine:
         assert not self.closed
         breaker, costly_out = self.breaker, self._turns.costly_out
         told = self.followed is not None and self.tier is not None
-        ended = costly = acked = acked_bytes = retried = 0
-        newest_ms = 0.0
+        ended = costly = 0
+        acked: list[Delivery] = []
         self._slow_before_ms = now_ms - self.limits.slots.slow_ms
         set_aside = -len(self._outbox.to_write)
         for delivery, outcome in results:
@@ -201,21 +177,17 @@ class Engine:
                 costly_out.discard(delivery)
                 costly += 1
             if outcome is ACKED and breaker.closed and not told:
-                acked += 1
-                acked_bytes += delivery.size_bytes
-                if delivery.attempt > 1:
-                    retried += 1
-                if delivery.started_ms > newest_ms:
-                    newest_ms = delivery.started_ms
-                self._end(delivery, State.ACKED, now_ms)
+                # What `to` would ask was asked above.
+                delivery.state = State.ACKED
+                acked.append(delivery)
                 continue
             if acked:
                 # The breaker counts what comes in a row, so it must hear of it in order.
-                self._acked(acked, acked_bytes, newest_ms, retried, now_ms)
-                acked = acked_bytes = retried = 0
+                self._acked(acked, now_ms)
+                acked = []
             self._judge(delivery, outcome, now_ms)
         if acked:
-            self._acked(acked, acked_bytes, newest_ms, retried, now_ms)
+            self._acked(acked, now_ms)
         self._calling -= ended
         # A dead letter keeps its reservation until the broker has it: only then does it settle.
         set_aside += len(self._outbox.to_write)
@@ -293,16 +265,16 @@ class Engine:
         actions = Actions()
         if self.closed:
             return actions
-        if self._turns and self._may_start:
+        if calls_max and self._turns and self._may_start:
             self._start(actions, now_ms, calls_max)
         if self._outbox.to_write:
             actions.hops = self._outbox.take()
         if self.due.now(now_ms):
             last = self.due.last
             actions.commit = commit if (commit := self.commit()) != last else None
-        if self._intake.parked.full and self.parked and not self._shelf.full:
+        if self._intake.parked.events and self._intake.parked.full and self.parked and not self._shelf.full:
             self._forget_parked()
-        if self._shelf and not self.draining:
+        if self._shelf.count and self._shelf and not self.draining:
             actions.read_again = self._shelf.ask(crowded=self._intake.crowded, lowest=self.committed)
         actions.flow = self._flow()
         return actions
@@ -325,10 +297,10 @@ class Engine:
         if self.closed:
             return float("inf")
         deadline_ms = min(self.due.at_ms, self._outbox.again_ms, self._waiting.next_ms)
-        if self.hungry and not self._outbox.refused:
-            slots = self.limits.slots
+        slots, closed = self.limits.slots, self.breaker.closed
+        if (slots.rate is not None or not closed) and self.hungry and not self._outbox.refused:
             deadline_ms = min(deadline_ms, slots.again_ms)
-            if slots.free and not self.breaker.closed and self._stalled_since_ms < 0:
+            if slots.free and not closed and self._stalled_since_ms < 0:
                 deadline_ms = min(deadline_ms, self.breaker.next_probe_ms)
         return deadline_ms
 
@@ -366,9 +338,10 @@ class Engine:
     @property
     def hungry(self) -> bool:
         """It would start calls if it were given any."""
-        if self.closed or not self._turns or not self._may_start:
+        turns = self._turns
+        if not turns or self.closed or not self._may_start:
             return False
-        return self._turns.fresh or self.limits.slots.costly_idle_share > 0 or not self.breaker.closed
+        return turns.fresh or self.limits.slots.costly_idle_share > 0 or not self.breaker.closed
 
     @property
     def held_back(self) -> bool:
@@ -452,16 +425,19 @@ class Engine:
             room = min(room, 1 if breaker.may_probe(now_ms) else 0)
             if room and (untried := turns.untried) is not None:
                 turns.overtake(untried)
-            share = idle_share = room
-        else:
-            share, idle_share = slots.costly_share, slots.costly_idle_share
         calls = actions.calls
         open_ms = breaker.open_ms(now_ms)
         costly = len(turns.costly_out)
         more = True
         while more:
             more = False
-            for delivery in turns.take(room - len(calls), share, idle_share, self._ledger, self.lowest):
+            if not breaker.closed:
+                share = idle_share = room
+            elif turns.costly:
+                share, idle_share = slots.costly_share, slots.costly_idle_share
+            else:
+                share = idle_share = 0
+            for delivery in turns.take(room - len(calls), share, idle_share, self._ledger, self._open):
                 if delivery.has_preset:
                     # Its end frees its lane and maybe some of the ack map: another may take its turn.
                     more = True
@@ -472,12 +448,7 @@ class Engine:
                     turns.costly_out.discard(delivery)
                     self._write(hop)
                     continue
-                delivery.to(State.CALLING)
-                delivery.attempt += 1
-                delivery.started_ms = now_ms
-                if delivery.attempt == 1:
-                    delivery.first_attempted_ms = now_ms
-                    delivery.open_before_ms = open_ms
+                delivery.start(now_ms, open_ms)
                 calls.append(delivery)
         if calls:
             slots.take(len(calls), len(turns.costly_out) - costly)
@@ -490,6 +461,15 @@ class Engine:
         if self._stalled_since_ms >= 0:
             self.tally.ledger_stalled_ms += now_ms - self._stalled_since_ms
         self._stalled_since_ms = now_ms if turns.stalled else -1.0
+
+    def _filtered(self, offset: int, intended: Mapping[int, Preset]) -> bool:
+        """It is filtered, and the ack map has room to say so: no delivery need be made of it."""
+        if offset not in intended or intended[offset] is not None or not self._ledger.reserve(offset):
+            return False
+        self._ledger.settle(offset)
+        self._ledger.unreserve()
+        self.tally.filtered += 1
+        return True
 
     def _without_call(self, delivery: Delivery, now_ms: float) -> None:
         """What comes next was known before any call."""
@@ -553,8 +533,19 @@ class Engine:
         hop.delivery.to(State.PRODUCING)
         self._outbox.add(hop)
 
-    def _acked(self, count: int, size_bytes: int, newest_ms: float, retried: int, now_ms: float) -> None:
-        """So many deliveries in a row were taken by the target: the common case, counted at once."""
+    def _acked(self, acked: list[Delivery], now_ms: float) -> None:
+        """These, which came in a row, were taken by the target: the common case, carried out at once."""
+        count, size_bytes, retried, newest_ms = len(acked), 0, 0, 0.0
+        for delivery in acked:
+            size_bytes += delivery.size_bytes
+            if delivery.attempt > 1:
+                retried += 1
+            if delivery.started_ms > newest_ms:
+                newest_ms = delivery.started_ms
+        self._leave(acked, now_ms)
+        if self._suspects.keys:
+            for delivery in acked:
+                self._suspects.clear(delivery.event.key)
         self.tally.acked += count
         self.tally.answered(Status.OK, count)
         self._intake.leave(count, size_bytes)
@@ -564,24 +555,21 @@ class Engine:
 
     def _settle(self, delivery: Delivery, end: State, now_ms: float) -> None:
         """One delivery has reached one of the ends, and what ended it is durable."""
-        self._end(delivery, end, now_ms)
+        delivery.to(end)
+        self._leave((delivery,), now_ms)
+        if end is State.ACKED:
+            self._suspects.clear(delivery.event.key)
         self._intake.leave(1, delivery.size_bytes)
         self.tally.settle(end)
         self.progressed_ms = now_ms
         self.due.settled(now_ms, more=bool(self._ledger))
 
-    def _end(self, delivery: Delivery, end: State, now_ms: float) -> None:
-        """The delivery leaves the ledger and its lane; the next one of the lane takes its place."""
-        delivery.to(end)
-        offset = delivery.offset
-        self._ledger.settle(offset)
-        del self._open[offset]
-        if end is State.ACKED and self._suspects.keys:
-            self._suspects.clear(delivery.event.key)
-        if (lane := delivery.lane) is not None:
-            # The lane may still name it as its head: they would keep each other until the collector comes.
-            delivery.lane = None
-            self._lanes.advance(lane, delivery, self._slow_before_ms, now_ms)
+    def _leave(self, ended: Collection[Delivery], now_ms: float) -> None:
+        """These leave the ledger and their lanes; the next one of each lane takes its place."""
+        self._ledger.settle(*[delivery.offset for delivery in ended])
+        for delivery in ended:
+            del self._open[delivery.offset]
+        self._lanes.advance(ended, self._slow_before_ms, now_ms)
 
     def _flow(self) -> Flow | None:
         """Pause at a bound, resume at half of it; pause too while nothing could be done with more."""

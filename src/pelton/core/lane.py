@@ -18,10 +18,10 @@ class Lane:
     """One key's FIFO. Most lanes hold a single event, so followers get a queue only when they come."""
 
     __slots__ = (
-        "_followers",
         "_parked",
         "blocked",
         "costly",
+        "followers",
         "head",
         "hollow",
         "key",
@@ -32,7 +32,7 @@ class Lane:
     def __init__(self, key: bytes, head: Delivery) -> None:
         self.key = key
         self.head = head
-        self._followers: deque[Delivery] | None = None
+        self.followers: deque[Delivery] | None = None
         #: How many of the followers, from the front, are parked.
         self._parked = 0
         #: The head has failed or may not start: who follows it is parked, outside the intake limits.
@@ -46,21 +46,21 @@ class Lane:
         self.hollow = False
 
     def __len__(self) -> int:
-        return 1 + (len(self._followers) if self._followers else 0)
+        return 1 + (len(self.followers) if self.followers else 0)
 
     def __iter__(self) -> Iterator[Delivery]:
         yield self.head
-        yield from self._followers or ()
+        yield from self.followers or ()
 
     @property
     def last(self) -> Delivery:
         """The one in memory behind which none stands."""
-        return self._followers[-1] if self._followers else self.head
+        return self.followers[-1] if self.followers else self.head
 
     def append(self, delivery: Delivery) -> None:
-        if self._followers is None:
-            self._followers = deque()
-        self._followers.append(delivery)
+        if self.followers is None:
+            self.followers = deque()
+        self.followers.append(delivery)
         if self.blocked:
             # Those before it are parked too: `block` has seen to it.
             self._parked += 1
@@ -68,19 +68,19 @@ class Lane:
     def block(self) -> list[Delivery]:
         """The head waits. Returns the followers that this parks; each is parked at most once."""
         self.blocked = True
-        if self._followers is None:
+        if self.followers is None:
             return []
-        newly = [self._followers[at] for at in range(self._parked, len(self._followers))]
-        self._parked = len(self._followers)
+        newly = [self.followers[at] for at in range(self._parked, len(self.followers))]
+        self._parked = len(self.followers)
         return newly
 
     def advance(self) -> Delivery | None:
         """The head is settled: the next one takes its place. None says that the lane is empty, or hollow."""
         self.blocked = False
-        if not self._followers:
+        if not self.followers:
             self.hollow = bool(self.tail)
             return None
-        self.head = self._followers.popleft()
+        self.head = self.followers.popleft()
         if self._parked:
             self._parked -= 1
         return self.head
@@ -93,12 +93,12 @@ class Lane:
 
     def forget(self) -> list[Delivery]:
         """All followers, who go to the front of the tail."""
-        followers = list(self._followers or ())
+        followers = list(self.followers or ())
         if followers:
             if self.tail is None:
                 self.tail = deque()
             self.tail.extendleft(follower.offset for follower in reversed(followers))
-            self._followers = None
+            self.followers = None
             self._parked = 0
         return followers
 
@@ -113,4 +113,4 @@ class Lane:
     def clear(self) -> None:
         """Nobody is kept in memory by it any more. Of a delivery that is still out it tells the key."""
         del self.head
-        self._followers = self.tail = None
+        self.followers = self.tail = None

@@ -7,7 +7,7 @@ still out is blocked from the beginning. When a lane's turn is, is `turns.py`'s;
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from pelton.core.delivery import Delivery, State
 from pelton.core.intake import Intake
@@ -15,62 +15,91 @@ from pelton.core.lane import Lane
 from pelton.core.left_behind import BlockedKeys
 from pelton.core.shelf import Shelf
 from pelton.core.turns import Turns
+from pelton.subscription import Ordering
 
 __all__ = ["Lanes"]
+
+_PARTITION_LANE = b""
 
 
 class Lanes:
     """All lanes by their key. The engine's own parts are handed in: who moves here moves there, too."""
 
-    __slots__ = ("_blocked_keys", "_intake", "_lanes", "_shelf", "_turns")
+    __slots__ = ("_blocked_keys", "_by_key", "_intake", "_lanes", "_shared", "_shelf", "_turns")
 
     def __init__(
-        self, turns: Turns, intake: Intake, shelf: Shelf, blocked_keys: Mapping[bytes, int] | None
+        self,
+        ordering: Ordering,
+        turns: Turns,
+        intake: Intake,
+        shelf: Shelf,
+        blocked_keys: Mapping[bytes, int] | None,
     ) -> None:
+        self._by_key = ordering is Ordering.KEY
+        #: The lane of all where it is not by key.
+        self._shared = _PARTITION_LANE if ordering is Ordering.PARTITION else None
         self._turns = turns
         self._intake = intake
         self._shelf = shelf
         self._blocked_keys = BlockedKeys(blocked_keys or {})
         self._lanes: dict[bytes, Lane] = {}
 
-    def join(self, key: bytes, delivery: Delivery) -> bool:
-        """It stands behind all others of its lane from now on. False if only its offset does."""
-        lane = self._lanes.get(key)
-        if lane is None:
-            delivery.lane = lane = self._lanes[key] = Lane(key, delivery)
-            if key in self._blocked_keys.calls:
-                lane.block()
+    def join(self, came: Iterable[Delivery]) -> None:
+        """They are new, and each stands behind all others of its lane from now on; one without a lane has
+        its turn by itself."""
+        lanes, blocked, add = self._lanes, self._blocked_keys.calls, self._turns.add
+        by_key, shared = self._by_key, self._shared
+        events = size_bytes = 0
+        for delivery in came:
+            key = delivery.event.key if by_key else shared
+            if key is None:
+                add(delivery)
+            elif (lane := lanes.get(key)) is None:
+                delivery.lane = lane = lanes[key] = Lane(key, delivery)
+                if blocked and key in blocked:
+                    lane.block()
+                else:
+                    add(delivery)
+            elif lane.tail:
+                self._shelf.put(lane, delivery)
+                continue
             else:
-                self._turns.add(delivery)
-            return True
-        if lane.tail:
-            self._shelf.put(lane, delivery.offset)
-            return False
-        delivery.lane = lane
-        lane.append(delivery)
-        if lane.blocked:
-            delivery.to(State.PARKED)
-        return True
+                delivery.lane = lane
+                lane.append(delivery)
+                if lane.blocked:
+                    delivery.to(State.PARKED)
+                    self._intake.admit_parked(1, delivery.size_bytes)
+                    continue
+            events += 1
+            size_bytes += delivery.size_bytes
+        self._intake.admit(events, size_bytes)
 
-    def advance(self, lane: Lane, ended: Delivery, slow_before_ms: float, now_ms: float) -> None:
-        """The lane's head has ended; the next one takes its place. A call that was started before
+    def advance(self, ended: Iterable[Delivery], slow_before_ms: float, now_ms: float) -> None:
+        """These have ended; the next one of its lane takes the place of each. A call that was started before
         `slow_before_ms` was slow."""
-        head = lane.advance()
-        if lane.tail:
-            self._shelf.want(lane)
-        elif head is None:
-            del self._lanes[lane.key]
-        if head is None:
-            return
-        if head.state is State.PARKED:
-            head.to(State.QUEUED)
-            self._intake.unpark(head)
-        if ended.started_ms >= slow_before_ms and not lane.costly:
-            self._turns.add(head)
-        else:
-            slow = ended.attempt > 0 and ended.started_ms < slow_before_ms
-            used_ms = now_ms - ended.started_ms if slow else 0.0
-            self._turns.add_next(lane, used_ms, well=ended.state is State.ACKED)
+        turns, add = self._turns, self._turns.add
+        for delivery in ended:
+            if (lane := delivery.lane) is None:
+                continue
+            # The lane may still name it as its head: they would keep each other until the collector comes.
+            delivery.lane = None
+            if not lane.followers and not lane.tail:
+                del self._lanes[lane.key]
+                continue
+            head = lane.advance()
+            if lane.tail:
+                self._shelf.want(lane)
+            if head is None:
+                continue
+            if head.state is State.PARKED:
+                head.to(State.QUEUED)
+                self._intake.unpark(head)
+            if delivery.started_ms >= slow_before_ms and not lane.costly:
+                add(head)
+            else:
+                slow = delivery.attempt > 0 and delivery.started_ms < slow_before_ms
+                used_ms = now_ms - delivery.started_ms if slow else 0.0
+                turns.add_next(lane, used_ms, well=delivery.state is State.ACKED)
 
     def block(self, lane: Lane) -> None:
         """The head waits: whoever follows it is parked."""

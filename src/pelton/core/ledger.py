@@ -17,9 +17,10 @@ its end only shrinks the map. So there is no deadlock, only a stall behind a hea
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from copy import copy
 from itertools import islice
+from operator import lt
 
 from pelton.core import ackmap
 from pelton.core.ackmap import AckMap, Range
@@ -72,31 +73,40 @@ class Ledger:
         """The next offset to read after a restart: the lowest open one, or the next one of all."""
         return self._open[0] if self._open else self.next_offset
 
-    def admit(self, offset: int) -> bool:
-        """An event was polled. False if the map that was read back says it is settled already."""
-        assert offset >= self.next_offset, f"offset {offset} came after {self.next_offset - 1}"
-        self.next_offset = offset + 1
-        ordinal = self._next_ordinal
-        self._next_ordinal = ordinal + 1
-        if offset < self._carried_end and offset in self._carried:
-            return False
-        self._open.append(offset)
-        self._ordinals.append(ordinal)
-        return True
+    def admit(self, *polled: int) -> Collection[int]:
+        """Events were polled, ascending. Returns those that the map read back has settled already."""
+        offsets: Sequence[int] = polled
+        if not offsets:
+            return ()
+        assert offsets[0] >= self.next_offset, f"offset {offsets[0]} came after {self.next_offset - 1}"
+        assert all(map(lt, offsets, islice(offsets, 1, None))), f"offsets come ascending: {offsets}"
+        self.next_offset = offsets[-1] + 1
+        first = self._next_ordinal
+        self._next_ordinal = first + len(offsets)
+        ordinals: Iterable[int] = range(first, self._next_ordinal)
+        settled: Collection[int] = ()
+        if offsets[0] < self._carried_end:
+            settled = {offset for offset in offsets if offset in self._carried}
+            ordinals = [at for at, offset in zip(ordinals, offsets, strict=True) if offset not in settled]
+            offsets = [offset for offset in offsets if offset not in settled]
+        self._open += offsets
+        self._ordinals += ordinals
+        return settled
 
     def skip_to(self, offset: int) -> None:
         """What is below this and was not polled never comes."""
         assert offset >= self.next_offset, f"offset {self.next_offset - 1} came, and is below {offset}"
         self.next_offset = offset
 
-    def settle(self, offset: int) -> None:
-        """The event at `offset` has reached its end, durably."""
-        opened = self._open
-        at = bisect_left(opened, offset)
-        assert at < len(opened) and opened[at] == offset, f"offset {offset} is not open"  # noqa: PT018 - one question
-        del opened[at]
-        del self._ordinals[at]
-        self._settled_since_measured += 1
+    def settle(self, *offsets: int) -> None:
+        """The events at these have reached their ends, durably."""
+        opened, ordinals = self._open, self._ordinals
+        for offset in offsets:
+            at = bisect_left(opened, offset)
+            assert at < len(opened) and opened[at] == offset, f"offset {offset} is not open"  # noqa: PT018 - one question
+            del opened[at]
+            del ordinals[at]
+        self._settled_since_measured += len(offsets)
 
     def supposing(self, settled: Iterable[int]) -> Ledger:
         """A copy in which these are settled, too: what could be committed then. This one does not change.
@@ -105,8 +115,7 @@ class Ledger:
         """
         then = copy(self)
         then._open, then._ordinals = list(self._open), list(self._ordinals)
-        for offset in settled:
-            then.settle(offset)
+        then.settle(*settled)
         return then
 
     def reserve(self, offset: int) -> bool:
@@ -124,6 +133,18 @@ class Ledger:
         self._top = top
         self._reserved += 1
         return True
+
+    @property
+    def roomy(self) -> bool:
+        """One bit an offset reaches over all that was polled: every `reserve` succeeds."""
+        reach = max(self._top, self.next_offset)
+        return not self._open or reach - self._open[0] <= ackmap.BITSET_OFFSETS_MAX
+
+    def reserve_roomy(self, offsets: Collection[int]) -> None:
+        """The same for many, where it is `roomy`."""
+        if offsets:
+            self._top = max(self._top, max(offsets) + 1)
+            self._reserved += len(offsets)
 
     def unreserve(self, count: int = 1) -> None:
         self._reserved -= count

@@ -69,10 +69,11 @@ class Shelf:
         """Something is to be read."""
         return bool(self._wanting) and not self.asked
 
-    def put(self, lane: Lane, offset: int) -> None:
-        """Behind everything else of its lane."""
-        lane.shelve(offset)
+    def put(self, lane: Lane, delivery: Delivery) -> None:
+        """It has just come, and stands behind everything else of its lane by its offset alone."""
+        lane.shelve(delivery.offset)
         self.count += 1
+        del self._open[delivery.offset]
 
     def forget(self, lanes: Iterable[Lane | None]) -> None:
         """Shelve all followers in these lanes, in front of their lane's tail."""

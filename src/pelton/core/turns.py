@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import islice
 
 from pelton.core.delivery import Delivery, State
 from pelton.core.lane import Lane
@@ -46,6 +47,9 @@ class Turns:
         #: The last `take` ended because the ack map had no room.
         self.stalled = False
 
+    def __bool__(self) -> bool:
+        return bool(self._fresh or self._first or self._costly)
+
     def __len__(self) -> int:
         return len(self._first) + len(self._fresh) + len(self._costly)
 
@@ -54,6 +58,11 @@ class Turns:
         yield from self._fresh
         for _, _, delivery in self._costly:
             yield delivery
+
+    @property
+    def costly(self) -> bool:
+        """Somebody waits whose calls are."""
+        return bool(self._costly)
 
     @property
     def fresh(self) -> bool:
@@ -110,25 +119,25 @@ class Turns:
         self._first.appendleft(delivery)
 
     def take(
-        self, room: int, share: int, idle_share: int, ledger: Ledger, lowest: Delivery | None
+        self, room: int, share: int, idle_share: int, ledger: Ledger, opened: Mapping[int, Delivery]
     ) -> list[Delivery]:
         """At most `room` deliveries to call, and between them those whose end is known without a call.
 
         At most `share` of them are costly, and `idle_share` where nobody fresh is left. Each has its
-        reservation in the ledger. `lowest` is the lowest open one.
+        reservation in the ledger. `opened` has all that are open in memory.
         """
         taken: list[Delivery] = []
         self.stalled = False
         if self._first:
-            room -= self._take(self._first, room, taken, ledger, lowest)
+            room -= self._take(self._first, room, taken, ledger, opened)
         costly = 0
         if self._costly:
-            costly = self._take_costly(min(room, share), taken, ledger, lowest)
+            costly = self._take_costly(min(room, share), taken, ledger, opened)
             room -= costly
         if self._fresh:
-            room -= self._take(self._fresh, room, taken, ledger, lowest)
+            room -= self._take(self._fresh, room, taken, ledger, opened)
         if self._costly and not self._fresh:
-            self._take_costly(min(room, idle_share - costly), taken, ledger, lowest)
+            self._take_costly(min(room, idle_share - costly), taken, ledger, opened)
         return taken
 
     def _take(
@@ -137,26 +146,30 @@ class Turns:
         room: int,
         taken: list[Delivery],
         ledger: Ledger,
-        lowest: Delivery | None,
+        opened: Mapping[int, Delivery],
     ) -> int:
-        reserve, take = ledger.reserve, queue.popleft
-        calls = 0
+        pop, calls = queue.popleft, 0
+        # Nearly always: nobody need be asked for one by one.
+        roomy, before = ledger.roomy, len(taken)
         while queue and calls < room:
-            delivery = queue[0]
-            if not reserve(delivery.offset):
-                return calls + self._take_lowest(taken, ledger, lowest)
-            take()
+            if not roomy and not ledger.reserve(queue[0].offset):
+                return calls + self._take_lowest(taken, ledger, opened)
+            delivery = pop()
             taken.append(delivery)
             if not delivery.has_preset:
                 calls += 1
+        if roomy:
+            ledger.reserve_roomy([delivery.offset for delivery in islice(taken, before, None)])
         return calls
 
-    def _take_costly(self, room: int, taken: list[Delivery], ledger: Ledger, lowest: Delivery | None) -> int:
+    def _take_costly(
+        self, room: int, taken: list[Delivery], ledger: Ledger, opened: Mapping[int, Delivery]
+    ) -> int:
         calls = 0
         while self._costly and calls < room:
             used_ms, _, delivery = self._costly[0]
             if not ledger.reserve(delivery.offset):
-                return calls + self._take_lowest(taken, ledger, lowest)
+                return calls + self._take_lowest(taken, ledger, opened)
             heapq.heappop(self._costly)
             self._used_ms = used_ms
             taken.append(delivery)
@@ -165,9 +178,10 @@ class Turns:
                 calls += 1
         return calls
 
-    def _take_lowest(self, taken: list[Delivery], ledger: Ledger, lowest: Delivery | None) -> int:
+    def _take_lowest(self, taken: list[Delivery], ledger: Ledger, opened: Mapping[int, Delivery]) -> int:
         """The ack map has no room; if only its turn is missing, the lowest one overtakes."""
         self.stalled = True
+        lowest = opened.get(ledger.committed)
         if lowest is None or lowest.state is not State.QUEUED or lowest in taken or lowest not in self:
             return 0
         self.overtake(lowest)

@@ -87,16 +87,20 @@ class CallMetadata:
         #: By topic, partition and attempt: what is the same for all such calls. As many as there are
         #: partitions and attempts.
         self._common: dict[tuple[str, int, int], Metadata] = {}
+        #: The same of first attempts, by what the delivery ids of the partition begin with.
+        self._first: dict[str, Metadata] = {}
 
     def of(self, delivery: Delivery, parameters: Mapping[str, str]) -> tuple[Metadata, Metadata]:
         """The entries of one attempt: those that it has in common with others, the same tuple for all of
         them, and its own. `parameters` are its values by name."""
         event = delivery.event
-        offset = str(event.offset)
-        common = self._common.get((event.topic, event.partition, delivery.attempt))
+        prefix, offset = delivery.engine.id_prefix, str(event.offset)
+        common = self._first.get(prefix) if delivery.attempt == 1 and event.moved is None else None
         if common is None:
             common = self._in_common(event, delivery.attempt)
-        id_ = delivery.engine.id_prefix + offset if event.moved is None else delivery.delivery_id
+            if event.moved is None and delivery.attempt == 1:
+                self._first[prefix] = common
+        id_ = prefix + offset if event.moved is None else delivery.delivery_id
         own: Metadata = (("pelton-delivery-id", id_), ("pelton-offset", offset))
         key = event.key
         if (
@@ -112,7 +116,10 @@ class CallMetadata:
         return common, self._full(own, event, parameters, size_bytes(common))
 
     def _in_common(self, event: Event, attempt: int) -> Metadata:
-        common: Metadata = (
+        common = self._common.get((event.topic, event.partition, attempt))
+        if common is not None:
+            return common
+        common = (
             self._subscription,
             ("pelton-attempt", str(attempt)),
             ("pelton-topic", event.topic),
