@@ -35,13 +35,18 @@ def test_there_are_stories() -> None:
 
 def test_the_stories_take_every_arrow_of_the_state_diagram(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: set[tuple[State, State]] = set()
-    to = Delivery.to
+    to, start = Delivery.to, Delivery.start
 
     def recording(delivery: Delivery, state: State) -> None:
         taken.add((delivery.state, state))
         to(delivery, state)
 
+    def starting(delivery: Delivery, now_ms: float, open_ms: float) -> None:
+        taken.add((delivery.state, State.CALLING))
+        start(delivery, now_ms, open_ms)
+
     monkeypatch.setattr(Delivery, "to", recording)
+    monkeypatch.setattr(Delivery, "start", starting)
     for path in SCRIPTS:
         play(path.read_text())
     arrows = {(state, after) for state, into in TRANSITIONS.items() for after in into}
