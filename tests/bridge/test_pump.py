@@ -67,6 +67,16 @@ async def test_partitions_share_the_calls_and_none_starves() -> None:
     assert stage.limits.slots.free == 0
 
 
+async def test_who_found_no_call_left_is_the_first_to_get_one() -> None:
+    # Thirty equal parts of 601 are 21 each, which is more than there are: the last one gets none.
+    stage = Stage(concurrency=601)
+    stage.assign(*range(30))
+    stage.feed(*(event(offset, None, partition) for partition in range(30) for offset in range(25)))
+    assert {partition for partition, _ in stage.out} == set(range(29))
+    stage.ack(0)
+    assert (29, 0) in stage.out
+
+
 async def test_who_waits_for_a_call_is_not_asked_before_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(concurrency=2)
     stage.assign(*range(20))

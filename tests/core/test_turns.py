@@ -35,10 +35,10 @@ def test_first_come_first_called_and_no_more_than_there_is_room() -> None:
     made = deliveries(ledger, 0, 1, 2, 3)
     for delivery in made:
         turns.add(delivery)
-    assert offsets(turns.take(0, 9, 9, ledger, {made[0].offset: made[0]})) == []
-    assert offsets(turns.take(2, 9, 9, ledger, {made[0].offset: made[0]})) == [0, 1]
+    assert offsets(turns.take(0, 9, 9, ledger, made[0])) == []
+    assert offsets(turns.take(2, 9, 9, ledger, made[0])) == [0, 1]
     turns.add_first(made[1])
-    assert offsets(turns.take(9, 9, 9, ledger, {made[0].offset: made[0]})) == [1, 2, 3]
+    assert offsets(turns.take(9, 9, 9, ledger, made[0])) == [1, 2, 3]
     assert not turns
 
 
@@ -48,7 +48,7 @@ def test_what_needs_no_call_takes_no_room() -> None:
     made[1].has_preset = True
     for delivery in made:
         turns.add(delivery)
-    assert offsets(turns.take(2, 9, 9, ledger, {made[0].offset: made[0]})) == [0, 1, 2]
+    assert offsets(turns.take(2, 9, 9, ledger, made[0])) == [0, 1, 2]
 
 
 def test_a_probe_is_an_event_that_was_never_called() -> None:
@@ -61,7 +61,7 @@ def test_a_probe_is_an_event_that_was_never_called() -> None:
         turns.add(delivery)
     assert turns.untried is made[2]
     turns.overtake(made[2])
-    assert offsets(turns.take(9, 9, 9, ledger, {made[0].offset: made[0]})) == [2, 0, 1]
+    assert offsets(turns.take(9, 9, 9, ledger, made[0])) == [2, 0, 1]
 
 
 def test_the_lowest_overtakes_where_the_map_has_no_room() -> None:
@@ -71,11 +71,11 @@ def test_the_lowest_overtakes_where_the_map_has_no_room() -> None:
         turns.add(high)
         # The lowest is out: only its end can help.
         low.state = State.CALLING
-        assert turns.take(9, 9, 9, ledger, {low.offset: low}) == []
+        assert turns.take(9, 9, 9, ledger, low) == []
         assert turns.stalled
         low.state = State.QUEUED
         turns.add(low)
-        assert offsets(turns.take(9, 9, 9, ledger, {low.offset: low})) == [0]
+        assert offsets(turns.take(9, 9, 9, ledger, low)) == [0]
         assert turns.stalled
 
 
@@ -107,9 +107,9 @@ def test_costly_ones_get_their_share_and_what_nobody_else_wants() -> None:
         turns.add_costly(laned(str(offset), offset, ledger), 10.0)
     for delivery in fresh:
         turns.add(delivery)
-    assert offsets(turns.take(3, 1, 3, ledger, {fresh[0].offset: fresh[0]})) == [4, 0, 1]
+    assert offsets(turns.take(3, 1, 3, ledger, fresh[0])) == [4, 0, 1]
     # Nobody fresh is left after these: the costly ones have what is kept for them in all.
-    assert offsets(turns.take(9, 1, 3, ledger, {fresh[0].offset: fresh[0]})) == [5, 2, 3, 6, 7]
+    assert offsets(turns.take(9, 1, 3, ledger, fresh[0])) == [5, 2, 3, 6, 7]
     assert {delivery.event.offset for delivery in turns.costly_out} == {4, 5, 6, 7}
     assert not turns
 
@@ -121,7 +121,7 @@ def test_costly_ones_come_by_the_time_their_key_has_used() -> None:
     turns.add_costly(slow, 1_000.0)
     turns.add_costly(quick, 100.0)
     for _ in range(12):
-        (next_one,) = turns.take(1, 1, 1, ledger, {slow.offset: slow})
+        (next_one,) = turns.take(1, 1, 1, ledger, slow)
         ledger.unreserve()
         order.append(next_one.event.offset)
         turns.add_costly(next_one, 1_000.0 if next_one is slow else 100.0)
@@ -129,7 +129,7 @@ def test_costly_ones_come_by_the_time_their_key_has_used() -> None:
     assert order.count(0) == 1
     # Who comes new does not overtake those who have waited.
     turns.add_costly(laned("new", 2, ledger), 5_000.0)
-    taken = [offsets(turns.take(1, 1, 1, ledger, {slow.offset: slow})) for _ in range(3)]
+    taken = [offsets(turns.take(1, 1, 1, ledger, slow)) for _ in range(3)]
     assert sorted(taken) == [[0], [1], [2]]
     assert taken[-1] == [2]
 

@@ -37,7 +37,7 @@ class CallTimes:
         self._counts = [0] * (len(self.BOUNDS_MS) + 1)
         self._sum_ms = 0.0
 
-    def observe(self, took_ms: float, calls: int = 1) -> None:
+    def observe(self, took_ms: float, calls: int) -> None:
         """So many calls took so long each."""
         self._counts[bisect_left(self.BOUNDS_MS, took_ms)] += calls
         self._sum_ms += took_ms * calls

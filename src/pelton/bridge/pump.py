@@ -328,7 +328,7 @@ class Pump:
 
     def _perform(self, now_ms: float) -> list[tuple[Delivery, Outcome]]:
         """Every engine concerned gets its turn once. Returns the attempts that ended before they began."""
-        slots, half_free = self._limits.slots, self._limits.half_free
+        half_free = self._limits.half_free
         if self._limits.full is not self._was_full:
             self._was_full = not self._was_full
             if self._was_full:
@@ -349,7 +349,8 @@ class Pump:
         resume: list[Partition] = []
         deadline_ms = float("inf")
         for engine in turn:
-            actions = engine.take_actions(now_ms, share if engine in served else 0)
+            given = share if engine in served else 0
+            actions = engine.take_actions(now_ms, given)
             starting += actions.calls
             hops += actions.hops
             if actions.commit is not None:
@@ -364,8 +365,7 @@ class Pump:
                 self._paused[engine] = None
             elif self._paused:
                 self._paused.pop(engine, None)
-            short = engine in served and len(actions.calls) < share and slots.free > 0
-            self._shares.again(engine, short=short)
+            self._shares.again(engine, share=given, started=len(actions.calls))
             deadline_ms = min(deadline_ms, engine.next_deadline())
         if self._paused:
             deadline_ms = min(deadline_ms, now_ms + _PAUSED_CHECK_MS)

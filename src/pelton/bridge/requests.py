@@ -49,8 +49,7 @@ class SubscriptionRequests:
 
     def build(self, delivery: Delivery) -> tuple[bytes, Metadata, Metadata]:
         try:
-            some = self.parameters
-            parameters = some.of(delivery) if some.computed else some.constants
+            parameters = self.parameters.of(delivery)
             body = self.builder.build(delivery, parameters)
             common, own = ((), ()) if self.metadata is None else self.metadata.of(delivery, parameters)
             return body, common, own

@@ -23,7 +23,8 @@ SERVED_MIN = 2
 
 
 class Shares:
-    """The line. Every engine of the subscription that could start a call, and has none to start, is in it."""
+    """The line. Every engine that would start calls stands in it, but for one that was given more than it
+    could start: it comes again when it has something to say."""
 
     __slots__ = ("_breaker", "_held_back", "_line", "_slots")
 
@@ -54,7 +55,7 @@ class Shares:
                 self._line[engine] = None
 
     def take(self) -> tuple[dict[Engine, None], int]:
-        """Who is given calls now, in this order, and at most how many each. They leave the line."""
+        """Who is given calls now, in this order, and at most how many each; `again` says what came of it."""
         line, slots = self._line, self._slots
         slots.fresh_wanted = any(engine.has_fresh for engine in line)
         free = slots.free
@@ -63,26 +64,24 @@ class Shares:
         if not self._breaker.closed:
             # Only one of them may probe: one with an event that was never called, and each in its turn.
             by_turn = sorted(line, key=lambda engine: (engine.untried is None, engine.probed_ms))
-            line.clear()
             return dict.fromkeys(by_turn), free
         if slots.fresh_wanted:
             served = dict.fromkeys(islice(line, min(free, max(SERVED_MIN, -(-free // SHARE)))))
-            # Rounded up, or a round more would be for the rest: who finds none left is the first next time.
+            # Rounded up, or a round more would be for the rest: who finds none left keeps its place.
             share = -(-free // len(served))
         else:
             # Costly calls are few: each should have some.
             served = dict.fromkeys(line)
             share = max(1, free // len(served))
-        for engine in served:
-            del line[engine]
         return served, share
 
-    def again(self, engine: Engine, *, short: bool) -> None:
-        """It has had its turn. `short` says that it was given more than it could start: it stands in line
-        again when it has something to say."""
-        if engine.hungry:
-            if not short:
-                self._line[engine] = None
+    def again(self, engine: Engine, *, share: int, started: int) -> None:
+        """It has had its turn: of the `share` that it was given it has started so many."""
+        hungry = engine.hungry and not (started < share and self._slots.free)
+        if started or not hungry:
+            self._line.pop(engine, None)
+        if hungry:
+            self._line[engine] = None
         elif engine.held_back:
             self._held_back[engine] = None
 

@@ -128,7 +128,7 @@ class Engine:
             self.tally.already_settled += len(settled)
             events = [event for event in events if event.offset not in settled]
         if intended:
-            events = [event for event in events if not self._filtered(event.offset, intended)]
+            events = [event for event in events if not self._settle_filtered(event.offset, intended)]
         deliveries = [Delivery(event, self, None, event.size_bytes, State.QUEUED) for event in events]
         for delivery in deliveries:
             self._open[delivery.offset] = delivery
@@ -272,9 +272,9 @@ class Engine:
         if self.due.now(now_ms):
             last = self.due.last
             actions.commit = commit if (commit := self.commit()) != last else None
-        if self._intake.parked.events and self._intake.parked.full and self.parked and not self._shelf.full:
+        if self._intake.parked.full and self.parked and not self._shelf.full:
             self._forget_parked()
-        if self._shelf.count and self._shelf and not self.draining:
+        if self._shelf and not self.draining:
             actions.read_again = self._shelf.ask(crowded=self._intake.crowded, lowest=self.committed)
         actions.flow = self._flow()
         return actions
@@ -297,10 +297,10 @@ class Engine:
         if self.closed:
             return float("inf")
         deadline_ms = min(self.due.at_ms, self._outbox.again_ms, self._waiting.next_ms)
-        slots, closed = self.limits.slots, self.breaker.closed
-        if (slots.rate is not None or not closed) and self.hungry and not self._outbox.refused:
+        if self.hungry and not self._outbox.refused:
+            slots = self.limits.slots
             deadline_ms = min(deadline_ms, slots.again_ms)
-            if slots.free and not closed and self._stalled_since_ms < 0:
+            if slots.free and not self.breaker.closed and self._stalled_since_ms < 0:
                 deadline_ms = min(deadline_ms, self.breaker.next_probe_ms)
         return deadline_ms
 
@@ -437,7 +437,7 @@ class Engine:
                 share, idle_share = slots.costly_share, slots.costly_idle_share
             else:
                 share = idle_share = 0
-            for delivery in turns.take(room - len(calls), share, idle_share, self._ledger, self._open):
+            for delivery in turns.take(room - len(calls), share, idle_share, self._ledger, self.lowest):
                 if delivery.has_preset:
                     # Its end frees its lane and maybe some of the ack map: another may take its turn.
                     more = True
@@ -462,8 +462,8 @@ class Engine:
             self.tally.ledger_stalled_ms += now_ms - self._stalled_since_ms
         self._stalled_since_ms = now_ms if turns.stalled else -1.0
 
-    def _filtered(self, offset: int, intended: Mapping[int, Preset]) -> bool:
-        """It is filtered, and the ack map has room to say so: no delivery need be made of it."""
+    def _settle_filtered(self, offset: int, intended: Mapping[int, Preset]) -> bool:
+        """If it is filtered, and the ack map has room to say so, no delivery need be made of it."""
         if offset not in intended or intended[offset] is not None or not self._ledger.reserve(offset):
             return False
         self._ledger.settle(offset)

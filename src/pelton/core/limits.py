@@ -79,7 +79,7 @@ class Slots:
     what is idle, but for what is kept so that a fresh one that comes finds a call.
     """
 
-    __slots__ = ("_taken", "_usual_ms", "adaptive", "costly", "fresh_wanted", "rate", "slots_max", "slow_ms")
+    __slots__ = ("_taken", "_usual_ms", "adaptive", "costly", "fresh_wanted", "rate", "slots_max")
 
     def __init__(self, slots_max: int, rate: Rate | None = None, adaptive: Adaptive | None = None) -> None:
         assert slots_max >= 1
@@ -92,8 +92,6 @@ class Slots:
         #: Some partition has a fresh delivery that wants a call; whoever shares the calls out says so.
         self.fresh_wanted = False
         self._usual_ms = 0.0
-        #: A call that took longer was slow.
-        self.slow_ms = SLOW_MIN_MS
 
     @property
     def taken(self) -> int:
@@ -164,7 +162,11 @@ class Slots:
         if not self._usual_ms:
             self._usual_ms = shortest_ms
         self._usual_ms += USUAL_STEP * (min(shortest_ms, 2.0 * self._usual_ms) - self._usual_ms)
-        self.slow_ms = max(SLOW_MIN_MS, SLOW_TIMES * self._usual_ms)
+
+    @property
+    def slow_ms(self) -> float:
+        """A call that took longer was slow."""
+        return max(SLOW_MIN_MS, SLOW_TIMES * self._usual_ms)
 
 
 def slots_of(subscription: Subscription) -> Slots:
@@ -202,8 +204,7 @@ class Limits:
 
     def give(self, events: int, size_bytes: int) -> None:
         self.subscription.give(events, size_bytes)
-        self.process.give(events, CALLED_TIMES * size_bytes)
-        self._held.give(events, CALLED_TIMES * size_bytes)
+        self.give_parked(events, CALLED_TIMES * size_bytes)
 
     def take_parked(self, events: int, size_bytes: int) -> None:
         self.process.take(events, size_bytes)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 
 from pelton.core.delivery import Delivery, State
@@ -49,9 +49,6 @@ class Turns:
 
     def __bool__(self) -> bool:
         return bool(self._fresh or self._first or self._costly)
-
-    def __len__(self) -> int:
-        return len(self._first) + len(self._fresh) + len(self._costly)
 
     def __iter__(self) -> Iterator[Delivery]:
         yield from self._first
@@ -119,25 +116,25 @@ class Turns:
         self._first.appendleft(delivery)
 
     def take(
-        self, room: int, share: int, idle_share: int, ledger: Ledger, opened: Mapping[int, Delivery]
+        self, room: int, share: int, idle_share: int, ledger: Ledger, lowest: Delivery | None
     ) -> list[Delivery]:
         """At most `room` deliveries to call, and between them those whose end is known without a call.
 
         At most `share` of them are costly, and `idle_share` where nobody fresh is left. Each has its
-        reservation in the ledger. `opened` has all that are open in memory.
+        reservation in the ledger. `lowest` is the lowest open one.
         """
         taken: list[Delivery] = []
         self.stalled = False
         if self._first:
-            room -= self._take(self._first, room, taken, ledger, opened)
+            room -= self._take(self._first, room, taken, ledger, lowest)
         costly = 0
         if self._costly:
-            costly = self._take_costly(min(room, share), taken, ledger, opened)
+            costly = self._take_costly(min(room, share), taken, ledger, lowest)
             room -= costly
         if self._fresh:
-            room -= self._take(self._fresh, room, taken, ledger, opened)
+            room -= self._take(self._fresh, room, taken, ledger, lowest)
         if self._costly and not self._fresh:
-            self._take_costly(min(room, idle_share - costly), taken, ledger, opened)
+            self._take_costly(min(room, idle_share - costly), taken, ledger, lowest)
         return taken
 
     def _take(
@@ -146,14 +143,14 @@ class Turns:
         room: int,
         taken: list[Delivery],
         ledger: Ledger,
-        opened: Mapping[int, Delivery],
+        lowest: Delivery | None,
     ) -> int:
         pop, calls = queue.popleft, 0
         # Nearly always: nobody need be asked for one by one.
         roomy, before = ledger.roomy, len(taken)
         while queue and calls < room:
             if not roomy and not ledger.reserve(queue[0].offset):
-                return calls + self._take_lowest(taken, ledger, opened)
+                return calls + self._take_lowest(taken, ledger, lowest)
             delivery = pop()
             taken.append(delivery)
             if not delivery.has_preset:
@@ -162,14 +159,12 @@ class Turns:
             ledger.reserve_roomy([delivery.offset for delivery in islice(taken, before, None)])
         return calls
 
-    def _take_costly(
-        self, room: int, taken: list[Delivery], ledger: Ledger, opened: Mapping[int, Delivery]
-    ) -> int:
+    def _take_costly(self, room: int, taken: list[Delivery], ledger: Ledger, lowest: Delivery | None) -> int:
         calls = 0
         while self._costly and calls < room:
             used_ms, _, delivery = self._costly[0]
             if not ledger.reserve(delivery.offset):
-                return calls + self._take_lowest(taken, ledger, opened)
+                return calls + self._take_lowest(taken, ledger, lowest)
             heapq.heappop(self._costly)
             self._used_ms = used_ms
             taken.append(delivery)
@@ -178,10 +173,9 @@ class Turns:
                 calls += 1
         return calls
 
-    def _take_lowest(self, taken: list[Delivery], ledger: Ledger, opened: Mapping[int, Delivery]) -> int:
+    def _take_lowest(self, taken: list[Delivery], ledger: Ledger, lowest: Delivery | None) -> int:
         """The ack map has no room; if only its turn is missing, the lowest one overtakes."""
         self.stalled = True
-        lowest = opened.get(ledger.committed)
         if lowest is None or lowest.state is not State.QUEUED or lowest in taken or lowest not in self:
             return 0
         self.overtake(lowest)

@@ -85,22 +85,23 @@ class CallMetadata:
         )
         self._raw = subscription.mode is DeliveryMode.UNARY and subscription.request.raw
         #: By topic, partition and attempt: what is the same for all such calls. As many as there are
-        #: partitions and attempts.
-        self._common: dict[tuple[str, int, int], Metadata] = {}
-        #: The same of first attempts, by what the delivery ids of the partition begin with.
-        self._first: dict[str, Metadata] = {}
+        #: partitions and attempts. First attempts, nearly all, by what the partition's delivery ids begin
+        #: with: a text that is there already is looked up quicker.
+        self._common: dict[str | tuple[str, int, int], Metadata] = {}
 
     def of(self, delivery: Delivery, parameters: Mapping[str, str]) -> tuple[Metadata, Metadata]:
         """The entries of one attempt: those that it has in common with others, the same tuple for all of
         them, and its own. `parameters` are its values by name."""
         event = delivery.event
-        prefix, offset = delivery.engine.id_prefix, str(event.offset)
-        common = self._first.get(prefix) if delivery.attempt == 1 and event.moved is None else None
+        prefix, attempt, offset = delivery.engine.id_prefix, delivery.attempt, str(event.offset)
+        here = event.moved is None
+        alike = prefix if here and attempt == 1 else (event.topic, event.partition, attempt)
+        common = self._common.get(alike)
         if common is None:
-            common = self._in_common(event, delivery.attempt)
-            if event.moved is None and delivery.attempt == 1:
-                self._first[prefix] = common
-        id_ = prefix + offset if event.moved is None else delivery.delivery_id
+            common = self._in_common(event, attempt)
+            if attempt <= _ATTEMPTS_KEPT_MAX:
+                self._common[alike] = common
+        id_ = prefix + offset if here else delivery.delivery_id
         own: Metadata = (("pelton-delivery-id", id_), ("pelton-offset", offset))
         key = event.key
         if (
@@ -116,18 +117,12 @@ class CallMetadata:
         return common, self._full(own, event, parameters, size_bytes(common))
 
     def _in_common(self, event: Event, attempt: int) -> Metadata:
-        common = self._common.get((event.topic, event.partition, attempt))
-        if common is not None:
-            return common
-        common = (
+        return (
             self._subscription,
             ("pelton-attempt", str(attempt)),
             ("pelton-topic", event.topic),
             ("pelton-partition", str(event.partition)),
         )
-        if attempt <= _ATTEMPTS_KEPT_MAX:
-            self._common[event.topic, event.partition, attempt] = common
-        return common
 
     def _full(
         self, own: Metadata, event: Event, parameters: Mapping[str, str], common_bytes: int
