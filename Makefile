@@ -35,10 +35,17 @@ NATIVE_BUILT := $(if $(CARGO),$(NATIVE),)
 # The interpreter is named, so that no other one is looked for.
 CARGO_ENV := CARGO_TARGET_DIR=$(CURDIR)/build/native PYO3_PYTHON=$(CURDIR)/.venv/bin/python
 
+# Pelton with its hot path compiled, before the sources on Python's path; nothing where there is no C compiler,
+# which is said. It is built once for the sources as they are.
+COMPILED = PYTHONPATH=$$($(BIN)/python scripts/compiled.py) || test $$? = 3 || exit 1; export PYTHONPATH
+# What meets it: every decision, every request, every transport, and the main job end to end.
+HOT_PATH := tests/test_compiled.py $(addprefix tests/,core bridge request rpc conformance properties simulation) \
+	$(addprefix tests/integration/delivery/,test_ends.py test_flow.py test_kill.py)
+
 # Most tests wait for somebody: so many processes take a file of them each, every one with its own Kafka.
 SHARES ?= 2
 
-.PHONY: native native-check native-for-demo conformance
+.PHONY: native native-check native-for-demo conformance compiled test-compiled
 .PHONY: help demo bench bench-isolation bench-memory bench-scaling bench-poison faults soak test integration sim mutants check static fmt fmt-check lint types imports proto proto-check lock clean
 
 help: ## this list
@@ -47,23 +54,27 @@ help: ## this list
 demo: $(RUNTIME) native-for-demo ## Kafka, a publisher, Pelton and a service, live in this terminal (ARGS="--events 2000")
 	@$(BIN)/python examples/demo/run.py $(ARGS)
 
-bench: $(RUNTIME) $(NATIVE_BUILT) ## speed, CPU, latency and memory on a real Kafka (ARGS=…)
-	@$(BIN)/python bench/run.py $(ARGS)
+bench: $(DEV) $(NATIVE_BUILT) ## speed, CPU, latency and memory on a real Kafka (ARGS=…)
+	@$(COMPILED); $(BIN)/python bench/run.py $(ARGS)
 
-bench-scaling: $(RUNTIME) $(NATIVE_BUILT) ## how speed and memory grow with partitions, keys, sizes, subscriptions (ARGS=…)
-	@$(BIN)/python bench/scaling.py $(ARGS)
+bench-scaling: $(DEV) $(NATIVE_BUILT) ## how speed and memory grow with partitions, keys, sizes, subscriptions (ARGS=…)
+	@$(COMPILED); $(BIN)/python bench/scaling.py $(ARGS)
 
-bench-isolation: $(RUNTIME) $(NATIVE_BUILT) ## what one bad target costs another's latency (ARGS="--rounds 5")
-	@$(BIN)/python bench/isolation.py $(ARGS)
+bench-isolation: $(DEV) $(NATIVE_BUILT) ## what one bad target costs another's latency (ARGS="--rounds 5")
+	@$(COMPILED); $(BIN)/python bench/isolation.py $(ARGS)
 
-bench-memory: $(RUNTIME) $(NATIVE_BUILT) ## memory beside dead targets, and whether it keeps its cap (ARGS="--only refused")
-	@$(BIN)/python bench/memory.py $(ARGS)
+bench-memory: $(DEV) $(NATIVE_BUILT) ## memory beside dead targets, and whether it keeps its cap (ARGS="--only refused")
+	@$(COMPILED); $(BIN)/python bench/memory.py $(ARGS)
 
-bench-poison: $(RUNTIME) ## the pace of healthy keys beside poisoned ones (ARGS="--seconds 60 --rounds 3")
-	@$(BIN)/python bench/poison.py $(ARGS)
+bench-poison: $(DEV) ## the pace of healthy keys beside poisoned ones (ARGS="--seconds 60 --rounds 3")
+	@$(COMPILED); $(BIN)/python bench/poison.py $(ARGS)
 
 test: $(DEV) $(PROTO) $(LOWEST) $(NATIVE_BUILT) ## every test, real Kafka included (ARGS="-k ledger")
 	@$(BIN)/python -m pytest --numprocesses $(SHARES) --dist loadfile $(ARGS)
+
+test-compiled: $(DEV) $(NATIVE_BUILT) ## the tests that meet the hot path, on Pelton compiled (needs a C compiler)
+	@$(COMPILED); if test -z "$$PYTHONPATH"; then echo "make: NOT TESTED: Pelton compiled"; exit 0; fi; \
+	PELTON_SIM_SCHEDULES=3000 $(BIN)/python -m pytest --numprocesses $(SHARES) --dist loadfile $(HOT_PATH) $(ARGS)
 
 integration: $(DEV) $(NATIVE_BUILT) ## only the tests against a real Kafka and real sockets
 	@$(BIN)/python -m pytest --numprocesses $(SHARES) --dist loadfile tests/integration $(ARGS)
@@ -83,11 +94,14 @@ mutants: $(DEV) ## planted bugs, and how soon the simulation catches each
 conformance: $(DEV) $(NATIVE_BUILT) ## the suite that every transport is held to, as a table: case x transport
 	@$(BIN)/python -m pytest tests/conformance --conformance-table $(ARGS)
 
-check: static native-check test ## all that CI runs
+check: static native-check test test-compiled ## all that CI runs
 
 static: fmt-check lint types imports proto-check ## all of check but the tests
 
 native: $(NATIVE) ## build pelton_native, the fastest transport, and install it into .venv (needs Rust)
+
+compiled: $(DEV) ## build a wheel of Pelton whose hot path is compiled to C (needs a C compiler)
+	@$(BIN)/python scripts/compiled.py >/dev/null && ls build/compiled/*.whl
 
 native-check: $(BOOTSTRAP) ## the Rust side: rustfmt, clippy, its own tests
 ifneq ($(CARGO),)

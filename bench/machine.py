@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bench.cells import EVENT_BYTES, KEYS, PARTITIONS
 from bench.processes import JVM_OPTIONS
+from pelton.cli.version import is_compiled
 from pelton.local.download import KAFKA_VERSION
 
 __all__ = ["command", "describe", "now"]
@@ -58,9 +59,10 @@ def describe() -> list[tuple[str, str]]:
 
 
 def _pelton() -> str:
-    """Its version, and which commit of it."""
+    """Its version, which commit of it, and as what it runs."""
     commit = _said("git", "-C", str(LOOPS), "describe", "--always", "--dirty").strip()
-    return f"{version('pelton')}{f' ({commit})' if commit else ''}"
+    form = "hot path compiled, but for aio" if is_compiled() else "not compiled"
+    return f"{version('pelton')} ({commit + ', ' if commit else ''}{form})"
 
 
 def _jvm() -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import google.protobuf
 from google.protobuf import descriptor_pb2
 
+from pelton.core.breaker import Breaker
 from pelton.core.delivery import Delivery, State
+from pelton.core.engine import Engine
+from pelton.core.limits import Bound, Limits, Slots
 from pelton.core.outcome import Outcome, Status
-from pelton.event import Attributes, Event
+from pelton.core.tally import Tally
+from pelton.event import Attributes, Event, Partition
 from pelton.request.build import RequestBuilder
 from pelton.request.descriptors import method_types, pool_of_files
 from pelton.request.expression import compile_expression
@@ -42,7 +45,19 @@ def event_of(value: bytes, attributes: Attributes | None = None) -> Event:
 
 
 def delivery_of(event: Event) -> Delivery:
-    engine = cast(Any, SimpleNamespace(generation=7, id_prefix=f"notify/{event.topic}/{event.partition}/"))
+    engine = Engine(
+        subscription_of({}),
+        Partition(event.topic, event.partition),
+        generation=7,
+        committed=0,
+        metadata=None,
+        log_end=-1,
+        limits=Limits(Bound(1, 1), Bound(1, 1), Slots(1)),
+        breaker=Breaker(),
+        tally=Tally(),
+        jitter=lambda: 1.0,
+        now_ms=0.0,
+    )
     delivery = Delivery(event, engine, None, event.size_bytes, State.CALLING)
     delivery.attempt = 1
     delivery.first_attempted_ms = 5.0

@@ -304,7 +304,8 @@ class Work:
 
 
 def pelton(folder: Path, work: Work, *, bytecode: Path, profile: Path | None = None) -> Subject:
-    """`pelton serve` for one cell."""
+    """`pelton serve` for one cell: compiled where this process is, but for `aio`, which is Python alone, and
+    for a profile, which sees no other."""
     config = folder / "pelton.json"
     # YAML includes JSON.
     config.write_text(json.dumps(_config(work), indent=2))
@@ -318,7 +319,7 @@ def pelton(folder: Path, work: Work, *, bytecode: Path, profile: Path | None = N
         command,
         folder,
         http_port=work.http_port,
-        environ=_environ(bytecode),
+        environ=_environ(bytecode, interpreted=profile is not None or work.bridge.mode == "aio"),
         supervises=several,
     )
 
@@ -359,10 +360,12 @@ def jvm_loop(folder: Path, work: Work, java: Path) -> Subject:
     return Subject(work.bridge.mode, command, folder, http_port=work.http_port)
 
 
-def _environ(bytecode: Path) -> dict[str, str]:
+def _environ(bytecode: Path, *, interpreted: bool) -> dict[str, str]:
     """Ours, without what would configure Pelton or make every start compile all of it again."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PELTON_")}
     kept.pop("PYTHONDONTWRITEBYTECODE", None)
+    if interpreted:
+        kept.pop("PYTHONPATH", None)
     return {**kept, "PYTHONPYCACHEPREFIX": str(bytecode)}
 
 

@@ -8,13 +8,11 @@ defaults below give it an id, a source and a type.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import NamedTuple, TypeVar, dataclass_transform
+from typing import Final, NamedTuple
 
 __all__ = ["Attributes", "Event", "Headers", "Moved", "Partition", "Position"]
-
-_T = TypeVar("_T")
 
 #: Record headers in their order; a name may repeat, and a header may have no value at all.
 Headers = tuple[tuple[str, bytes | None], ...]
@@ -35,34 +33,50 @@ class Position(NamedTuple):
     offset: int
 
 
-# Frozen for the type checkers only: the check at run time costs more than all the rest of making an
-# event, and one is made per record.
-@dataclass_transform(frozen_default=True, field_specifiers=(field,))
-def _value(cls: type[_T]) -> type[_T]:
-    return dataclass(slots=True)(cls)
-
-
 _NO_EXTENSIONS: Mapping[str, str] = {}
 
 
-@_value
+# `Final` holds for the type checkers only: a frozen class asks at run time, which costs more than all the
+# rest. `__init__` stands here, since one that is generated stays interpreted where the rest is compiled. One
+# is made per record.
+@dataclass(init=False, slots=True)
 class Attributes:
     """The CloudEvents 1.0 context attributes that an event carried."""
 
-    id: str
-    source: str
-    type: str
-    subject: str = ""
+    id: Final[str]
+    source: Final[str]
+    type: Final[str]
+    subject: Final[str]
     #: RFC 3339, as it came; None where it was absent or not a time.
-    time: str | None = None
-    content_type: str = ""
+    time: Final[str | None]
+    content_type: Final[str]
     #: CloudEvents' ``dataschema``.
-    schema: str = ""
+    schema: Final[str]
     #: Extension attributes in their canonical string form, `traceparent` among them.
-    extensions: Mapping[str, str] = field(default_factory=dict)
+    extensions: Final[Mapping[str, str]]
+
+    def __init__(
+        self,
+        id: str,
+        source: str,
+        type: str,
+        subject: str = "",
+        time: str | None = None,
+        content_type: str = "",
+        schema: str = "",
+        extensions: Mapping[str, str] = _NO_EXTENSIONS,
+    ) -> None:
+        self.id = id
+        self.source = source
+        self.type = type
+        self.subject = subject
+        self.time = time
+        self.content_type = content_type
+        self.schema = schema
+        self.extensions = extensions
 
 
-@_value
+@dataclass(frozen=True, slots=True)
 class Moved:
     """What is known of an event that was read from a retry tier: what was written when it was moved there."""
 
@@ -78,7 +92,7 @@ class Moved:
     reason: str
 
 
-@_value
+@dataclass(init=False, slots=True)
 class Event:
     """One event as it stands in the log.
 
@@ -87,22 +101,48 @@ class Event:
     CloudEvent. None (a tombstone) and empty differ everywhere.
     """
 
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    record_value: bytes | None
+    topic: Final[str]
+    partition: Final[int]
+    offset: Final[int]
+    key: Final[bytes | None]
+    value: Final[bytes | None]
+    record_value: Final[bytes | None]
     #: All headers of the record but Pelton's own (``pelton-*``), in order, repeats kept.
-    record_headers: Headers
+    record_headers: Final[Headers]
     #: The record's timestamp in milliseconds since the epoch; -1 where it has none.
-    published_ms: int
+    published_ms: Final[int]
     #: None for a plain record.
-    attributes: Attributes | None = None
+    attributes: Final[Attributes | None]
     #: Why the record cannot be delivered (not decodable as what it claims to be); None when it can.
-    flaw: str | None = None
+    flaw: Final[str | None]
     #: None for an event that was read where it was published.
-    moved: Moved | None = None
+    moved: Final[Moved | None]
+
+    def __init__(
+        self,
+        topic: str,
+        partition: int,
+        offset: int,
+        key: bytes | None,
+        value: bytes | None,
+        record_value: bytes | None,
+        record_headers: Headers,
+        published_ms: int,
+        attributes: Attributes | None = None,
+        flaw: str | None = None,
+        moved: Moved | None = None,
+    ) -> None:
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+        self.key = key
+        self.value = value
+        self.record_value = record_value
+        self.record_headers = record_headers
+        self.published_ms = published_ms
+        self.attributes = attributes
+        self.flaw = flaw
+        self.moved = moved
 
     @property
     def position(self) -> Position:

@@ -14,13 +14,11 @@ class _Varints(dict[int, bytes]):
 
     def __missing__(self, number: int) -> bytes:
         number &= (1 << 64) - 1
-        if number < 0x80:
-            return bytes((number,))
-        if number < 0x4000:
-            return bytes((number & 0x7F | 0x80, number >> 7))
         # Two groups of seven bits at once: what is beyond them is kept, most of the time.
-        return bytes((number & 0x7F | 0x80, number >> 7 & 0x7F | 0x80)) + self[number >> 14]
+        return _TWO_MORE[number & 0x3FFF] + self[number >> 14]
 
 
-VARINTS = _Varints()
-VARINTS.update({number: VARINTS[number] for number in range(1 << 14)})
+#: Two groups that others follow.
+_TWO_MORE = [bytes((number & 0x7F | 0x80, number >> 7 | 0x80)) for number in range(1 << 14)]
+VARINTS = _Varints({number: bytes((number,)) for number in range(0x80)})
+VARINTS.update({number: bytes((number & 0x7F | 0x80, number >> 7)) for number in range(0x80, 1 << 14)})

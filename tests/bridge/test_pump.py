@@ -77,6 +77,7 @@ async def test_who_found_no_call_left_is_the_first_to_get_one() -> None:
     assert (29, 0) in stage.out
 
 
+@pytest.mark.interpreted
 async def test_who_waits_for_a_call_is_not_asked_before_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(concurrency=2)
     stage.assign(*range(20))

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
-from typing import cast
 
 from pelton.core.delivery import Delivery, State
-from pelton.core.engine import Engine
 from pelton.core.outcome import Outcome
 from pelton.event import Event
 from pelton.rpc.channels import Channels
@@ -18,11 +15,12 @@ from pelton.rpc.transport import Call, Metadata, Result
 from pelton.subscription import DeliveryMode, Parameter, Subscription, Target, TransportChoice
 from pelton.v1 import event_pb2, handler_pb2
 from tests.conformance.target import HANDLE, HANDLE_STREAM, UNARY
+from tests.core.rig import Rig
 
 __all__ = ["Driver", "make_delivery", "make_subscription"]
 
 _METHODS = {DeliveryMode.UNARY: UNARY, DeliveryMode.HANDLER: HANDLE, DeliveryMode.STREAM: HANDLE_STREAM}
-_ENGINE = cast(Engine, SimpleNamespace(id_prefix="notify-shop/events/0/"))
+_ENGINE = Rig(name="notify-shop").engine
 
 
 def make_subscription(

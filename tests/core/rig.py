@@ -76,6 +76,7 @@ class Rig:
         now_ms: float = 0.0,
         partition: Partition = PARTITION,
         followed: Followed | None = None,
+        generation: int = 1,
         **changes: Any,
     ) -> None:
         of_retry = {
@@ -90,7 +91,7 @@ class Rig:
         self.engine = Engine(
             subscription,
             partition,
-            generation=1,
+            generation=generation,
             committed=committed,
             metadata=metadata,
             log_end=log_end,

@@ -145,6 +145,7 @@ def test_followers_that_wait_again_go_in_front_of_the_rest() -> None:
     assert rig.started == [0, *range(head + 1), *range(head, 401)]
 
 
+@pytest.mark.interpreted
 def test_the_shelf_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shelf, "SHELVED_MAX", 100)
     rig = behind_a_waiting_key(99)

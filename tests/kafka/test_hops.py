@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -15,10 +14,11 @@ from pelton.core.actions import Hop
 from pelton.core.delivery import Delivery, State
 from pelton.core.outcome import Outcome, Status
 from pelton.core.tiers import Arrival, arrivals
-from pelton.event import Event, Moved, Position
+from pelton.event import Event, Moved, Partition, Position
 from pelton.kafka.hops import REASON_BYTES_MAX, moved_here, record_of
 from pelton.kafka.records import Outgoing, Record, RecordStatistics, event_of
 from pelton.subscription import Tier
+from tests.core.rig import Rig
 
 STRUCTURED = [("content-type", b"application/cloudevents+json; charset=UTF-8")]
 TIER = Tier(60_000.0, "retry.s.1m")
@@ -49,7 +49,7 @@ def event(
 
 
 def hop_of(source: Event, message: str = "no", attempt: int = 3, tier: Tier | None = None) -> Hop:
-    delivery = Delivery(source, cast(Any, None), None, 0, State.PRODUCING)
+    delivery = Delivery(source, Rig().engine, None, 0, State.PRODUCING)
     delivery.attempt = attempt
     return Hop(delivery, Outcome(Status.INVALID_ARGUMENT, message), tier)
 
@@ -247,7 +247,7 @@ def test_whatever_stands_in_the_headers_nothing_is_raised(forged: dict[str, byte
 
 
 def test_a_delivery_id_is_the_origins() -> None:
-    engine = SimpleNamespace(id_prefix="s/retry.s.1m/0/", subscription=SimpleNamespace(name="s"))
+    engine = Rig(name="s", partition=Partition("retry.s.1m", 0)).engine
     arrived = read_back(written(hop_of(event(offset=5), tier=TIER))).at_origin()
-    delivery = Delivery(arrived, cast(Any, engine), None, 0, State.QUEUED)
+    delivery = Delivery(arrived, engine, None, 0, State.QUEUED)
     assert delivery.delivery_id == "s/t/0/5"

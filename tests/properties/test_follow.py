@@ -135,6 +135,7 @@ PLANTED = (
 )
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
 def test_a_planted_bug_is_caught(plant: Callable[[], Patch], note: Callable[[str], None]) -> None:
     with plant():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any, cast
 
 from google.protobuf import message_factory
@@ -10,9 +9,10 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorP
 from google.protobuf.message import Message
 
 from pelton.core.delivery import Delivery, State
-from pelton.event import Attributes, Event, Headers
+from pelton.event import Attributes, Event, Headers, Partition
 from pelton.request.descriptors import TypePool, method_types, pool_of_files
 from pelton.subscription import DeliveryMode, Parameter, RequestMapping, Subscription, Target
+from tests.core.rig import Rig
 
 METHOD = "/shop.v1.EventService/HandleEvent"
 
@@ -31,8 +31,8 @@ def event_of(
 
 
 def delivery_of(event: Event, *, attempt: int = 1, generation: int = 7) -> Delivery:
-    engine = SimpleNamespace(generation=generation, id_prefix=f"notify/{event.topic}/{event.partition}/")
-    delivery = Delivery(event, cast(Any, engine), None, event.size_bytes, State.CALLING)
+    engine = Rig(partition=Partition(event.topic, event.partition), generation=generation).engine
+    delivery = Delivery(event, engine, None, event.size_bytes, State.CALLING)
     delivery.attempt = attempt
     return delivery
 

@@ -6,16 +6,13 @@ import re
 import string
 import timeit
 from collections.abc import Mapping
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pelton.core.delivery import Delivery, State
-from pelton.core.engine import Engine
-from pelton.event import Attributes, Event, Headers
+from pelton.event import Attributes, Event, Headers, Partition
 from pelton.rpc.metadata import BUDGET_BYTES, CallMetadata, size_bytes, validate_name
 from pelton.rpc.transport import Metadata
 from pelton.subscription import (
@@ -26,8 +23,9 @@ from pelton.subscription import (
     Subscription,
     Target,
 )
+from tests.core.rig import Rig
 
-ENGINE = cast(Engine, SimpleNamespace(id_prefix="notify-shop/events/3/"))
+ENGINE = Rig(name="notify-shop", partition=Partition("events", 3)).engine
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.simulation.hunting import SCHEDULES_MAX
 from tests.simulation.mutants import MUTANTS, hunt
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.interpreted]
 
 #: Who may have caught it: the auditor, or an assert. Any other error is a simulation that is broken itself.
 AUDITED = ("Violation: ", "AssertionError: ")

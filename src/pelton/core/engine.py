@@ -73,8 +73,8 @@ class Engine:
     ) -> None:
         self.subscription = subscription
         self.partition = partition
-        self.generation = generation
-        self.id_prefix = f"{subscription.name}/{partition.topic}/{partition.partition}/"
+        self.generation: int = generation
+        self.id_prefix: str = f"{subscription.name}/{partition.topic}/{partition.partition}/"
         self.breaker = breaker
         self.limits = limits
         self.tally = tally
@@ -289,7 +289,7 @@ class Engine:
         """What to commit in one transaction with the hops of these, which are PRODUCING, between `due.hold`
         and `due.let_go`. All that was asked for before is in it, and it is in all that comes after."""
         assert self.due.held
-        then = self._ledger.supposing(delivery.offset for delivery in deliveries)
+        then = self._ledger.supposing([delivery.offset for delivery in deliveries])
         return Commit(then.committed, then.metadata())
 
     def next_deadline(self) -> float:

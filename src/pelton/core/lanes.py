@@ -7,7 +7,7 @@ still out is blocked from the beginning. When a lane's turn is, is `turns.py`'s;
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from pelton.core.delivery import Delivery, State
 from pelton.core.intake import Intake
@@ -116,9 +116,9 @@ class Lanes:
             lane.blocked = False
             self._turns.add(lane.head)
 
-    def left_blocked(self) -> Iterator[Lane | None]:
+    def left_blocked(self) -> list[Lane | None]:
         """Those that calls of earlier assignments block; None for one that is not there."""
-        return (self._lanes.get(key) for key in self._blocked_keys)
+        return [self._lanes.get(key) for key in self._blocked_keys]
 
     def clear(self) -> None:
         for lane in self._lanes.values():

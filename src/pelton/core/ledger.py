@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Sequence
-from copy import copy
 from itertools import islice
 from operator import lt
 
@@ -113,7 +112,8 @@ class Ledger:
 
         Its map fits if each of them holds a reservation.
         """
-        then = copy(self)
+        then = Ledger(self.next_offset, self._carried)
+        then._top, then._next_ordinal = self._top, self._next_ordinal
         then._open, then._ordinals = list(self._open), list(self._ordinals)
         then.settle(*settled)
         return then

@@ -35,7 +35,7 @@ class LeftBehind:
     ) -> list[bytes]:
         """These are over, and settle nothing. Returns the lanes that they blocked."""
         # One that is told twice is over once.
-        over = dict.fromkeys(delivery for delivery, _ in results if delivery in self._deliveries)
+        over = dict.fromkeys([delivery for delivery, _ in results if delivery in self._deliveries])
         self._deliveries.difference_update(over)
         slots.give(len(over), len(costly.intersection(over)))
         costly.difference_update(over)

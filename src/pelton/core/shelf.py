@@ -77,7 +77,7 @@ class Shelf:
 
     def forget(self, lanes: Iterable[Lane | None]) -> None:
         """Shelve all followers in these lanes, in front of their lane's tail."""
-        for follower in (each for lane in lanes if lane is not None for each in lane.forget()):
+        for follower in [each for lane in lanes if lane is not None for each in lane.forget()]:
             follower.to(State.SHELVED)
             self.count += 1
             self._intake.forget(follower)

@@ -26,7 +26,7 @@ class Waiting:
         return len(self._heap)
 
     def __iter__(self) -> Iterator[Delivery]:
-        return (delivery for _, _, delivery in self._heap)
+        return iter([delivery for _, _, delivery in self._heap])
 
     def add(self, delivery: Delivery, due_ms: float) -> None:
         self._sequence += 1
