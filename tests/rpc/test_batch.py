@@ -36,16 +36,21 @@ def test_composed_bytes_say_what_the_message_would(
         delivery_field(delivery.SerializeToString(), token)
         for delivery, (token, _) in zip(deliveries, values, strict=True)
     ]
-    composed = compose(head, fields, timeout_ms, cancelled)
+    composed = compose(head, [piece for field in fields for piece in field], timeout_ms, cancelled)
     for delivery, field, (token, _) in zip(deliveries, fields, values, strict=True):
-        assert len(field) <= len(delivery.SerializeToString()) + DELIVERY_OVERHEAD_BYTES
+        assert sum(map(len, field)) <= len(delivery.SerializeToString()) + DELIVERY_OVERHEAD_BYTES
         delivery.token = token
     expected = handler_pb2.DeliveryBatch(
         deliveries=deliveries, subscription="notify-shop", parameters=parameters, cancelled=cancelled
     )
     expected.timeout.FromMilliseconds(int(timeout_ms))
     assert handler_pb2.DeliveryBatch.FromString(composed) == expected
-    bound = len(head) + sum(map(len, fields)) + BATCH_OVERHEAD_BYTES + CANCELLED_BYTES * len(cancelled)
+    bound = (
+        len(head)
+        + sum(sum(map(len, field)) for field in fields)
+        + BATCH_OVERHEAD_BYTES
+        + CANCELLED_BYTES * len(cancelled)
+    )
     assert len(composed) <= bound
 
 

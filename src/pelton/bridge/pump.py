@@ -382,12 +382,12 @@ class Pump:
 
     def _call(self, starting: list[Delivery]) -> list[tuple[Delivery, Outcome]]:
         refused: list[tuple[Delivery, Outcome]] = []
-        build, timeout_ms = self._requests.build, self.subscription.timeout_ms
+        requests, timeout_ms = self._requests, self.subscription.timeout_ms
         for first in range(0, len(starting), CALLS_SUBMITTED_MAX):
             calls: list[Call] = []
             for delivery in starting[first : first + CALLS_SUBMITTED_MAX]:
                 try:
-                    body, common, own = build(delivery)
+                    body, common, own = requests.build(delivery)
                 except RequestError as error:
                     refused.append((delivery, _wrong(str(error))))
                     continue

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pelton.core.delivery import Delivery
 from pelton.event import Event
 from pelton.request.document import refuse
-from pelton.subscription import DeliveryMode, Subscription
+from pelton.subscription import DeliveryMode, Subscription, position_id
 from pelton.varint import VARINTS
 
 __all__ = ["FAILURE_CHARS_MAX", "HandlerRequestBuilder"]
@@ -44,7 +44,8 @@ class HandlerRequestBuilder:
             b"" if streaming else b"".join(_entry(4, p.name, p.constant or "") for p in constants)
         )
         self._computed = tuple(p.name for p in subscription.parameters if p.constant is None)
-        self._partitions: dict[tuple[str, int], tuple[bytes, bytes, bytes]] = {}
+        self._name = subscription.name
+        self._partitions: dict[tuple[str, int], tuple[bytes, bytes, bytes, bytes]] = {}
         self._texts: dict[tuple[int, str], bytes] = {}
         # What the delivery before had, as it was coded: most of a batch share their milliseconds.
         self._published: tuple[int, bytes] = (-1, b"")
@@ -52,13 +53,18 @@ class HandlerRequestBuilder:
 
     def build(self, delivery: Delivery, parameters: Mapping[str, str]) -> bytes:
         event = delivery.event
+        known = self._partitions.get((event.topic, event.partition))
+        if known is None:
+            known = self._remember_partition(event)
+        number = b"%d" % event.offset
+        id_prefix = known[0]
         try:
-            body = self._event(event)
-            name = delivery.delivery_id.encode()
+            body = self._event(event, known, number)
             parts = [
                 b"\x0a",
-                VARINTS[len(name)],
-                name,
+                VARINTS[len(id_prefix) + len(number)],
+                id_prefix,
+                number,
                 self._subscription,
                 b"\x1a",
                 VARINTS[len(body)],
@@ -91,16 +97,12 @@ class HandlerRequestBuilder:
         stamp = _stamp_ms(int(self._wall_ms_of(first_attempted_ms)))
         return b"\x28" + VARINTS[number] + fence + _bytes(7, stamp)
 
-    def _event(self, event: Event) -> bytes:
+    def _event(self, event: Event, known: tuple[bytes, bytes, bytes, bytes], number: bytes) -> bytes:
         attributes = event.attributes
-        known = self._partitions.get((event.topic, event.partition))
-        if known is None:
-            known = self._remember_partition(event)
-        id_prefix, plain, position_prefix = known
+        _, id_prefix, plain, position_prefix = known
         offset = event.offset
         headers = event.headers
         if attributes is None:
-            number = b"%d" % offset
             parts = [b"\x0a", VARINTS[len(id_prefix) + len(number)], id_prefix, number, plain]
             if headers and (content_type := event.content_type):
                 parts.append(self._text(6, content_type))
@@ -145,12 +147,14 @@ class HandlerRequestBuilder:
             parts.append(self._published[1])
         return b"".join(parts)
 
-    def _remember_partition(self, event: Event) -> tuple[bytes, bytes, bytes]:
-        """What all events of a partition begin with: of the id, of a plain record, of the position."""
+    def _remember_partition(self, event: Event) -> tuple[bytes, bytes, bytes, bytes]:
+        """What all events of a partition begin with: the delivery's id, the event's, a plain record, the
+        position."""
         if len(self._partitions) >= REMEMBERED_MAX:
             self._partitions.clear()
         topic, partition = event.topic, event.partition
         known = (
+            position_id(self._name, event.position).removesuffix(str(event.offset)).encode(),
             f"{topic}/{partition}/".encode(),
             _text(2, f"/topics/{topic}") + _text(3, "pelton.record"),
             _text(1, topic) + (b"\x10" + VARINTS[partition] if partition else b""),

@@ -33,10 +33,10 @@ BATCH_OVERHEAD_BYTES = 32
 CANCELLED_BYTES = 10
 
 
-def delivery_field(body: bytes, token: int) -> bytes:
-    """One entry of `deliveries`: a serialised Delivery that has no token yet, and its token."""
-    token_field = _TOKEN_TAG + VARINTS[token]
-    return b"".join((_DELIVERIES_TAG, VARINTS[len(body) + len(token_field)], body, token_field))
+def delivery_field(body: bytes, token: int) -> tuple[bytes, ...]:
+    """One entry of `deliveries`, in pieces: a serialised Delivery that has no token yet, and its token."""
+    coded = VARINTS[token]
+    return (_DELIVERIES_TAG, VARINTS[len(body) + len(_TOKEN_TAG) + len(coded)], body, _TOKEN_TAG, coded)
 
 
 def batch_head(subscription: str, parameters: Mapping[str, str]) -> bytes:
@@ -45,7 +45,8 @@ def batch_head(subscription: str, parameters: Mapping[str, str]) -> bytes:
 
 
 def compose(head: bytes, deliveries: Iterable[bytes], timeout_ms: float, cancelled: Iterable[int]) -> bytes:
-    """A whole batch. `deliveries` come from `delivery_field`; a timeout of 0 says nothing (no deliveries)."""
+    """A whole batch. `deliveries` are pieces from `delivery_field`, one after the other; a timeout of 0 says
+    nothing (no deliveries)."""
     tail = handler_pb2.DeliveryBatch(cancelled=cancelled)
     if timeout_ms > 0:
         tail.timeout.FromMilliseconds(int(timeout_ms))

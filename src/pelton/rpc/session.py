@@ -260,7 +260,8 @@ class Session:
             now_s = self._loop.time()
             free_bytes = min(BATCH_BYTES_MAX, self._bytes_max) - len(self._head) - BATCH_OVERHEAD_BYTES
             earliest_s = float("inf")
-            while self._queue and len(deliveries) < BATCH_EVENTS_MAX:
+            last_token_max = self._last_token + BATCH_EVENTS_MAX
+            while self._queue and self._last_token < last_token_max:
                 flight = self._queue[0]
                 free_bytes -= len(flight.body) + DELIVERY_OVERHEAD_BYTES
                 # One that is too large for any batch of several goes alone.
@@ -271,14 +272,14 @@ class Session:
                 flight.session, flight.token = self, token
                 self.open[token] = flight
                 earliest_s = min(earliest_s, flight.deadline_s)
-                deliveries.append(delivery_field(flight.body, token))
+                deliveries += delivery_field(flight.body, token)
             # One number for all of them: the time left to the one that has least.
             left_ms = (earliest_s - now_s) * 1_000.0
             timeout_ms = max(left_ms - min(SETTLE_MARGIN_MS, left_ms / 10), 1.0)
-        room = (
-            self._bytes_max - len(self._head) - sum(map(len, deliveries)) - BATCH_OVERHEAD_BYTES
-        ) // CANCELLED_BYTES
-        count = max(0, min(len(self._cancelled), BATCH_CANCELLED_MAX, room))
+        count = min(len(self._cancelled), BATCH_CANCELLED_MAX)
+        if count:
+            room_bytes = self._bytes_max - len(self._head) - sum(map(len, deliveries)) - BATCH_OVERHEAD_BYTES
+            count = max(0, min(count, room_bytes // CANCELLED_BYTES))
         if not deliveries and not count:
             return None
         cancelled = [self._cancelled.popleft() for _ in range(count)]
