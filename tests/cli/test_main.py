@@ -86,6 +86,11 @@ def test_versions(pelton: Pelton) -> None:
     [
         (["nope"], 'Unknown command "nope"'),
         (["serve", "--nope"], "Unknown option: --nope"),
+        (
+            ["serve", "shop.yaml"],
+            "'shop.yaml' is more than it takes; what has an option follows it, as in --config FILE.",
+        ),
+        (["serve", "shop.yaml"], "See `pelton serve --help`."),
         (["tail"], "requires an argument"),
         (["tail", "t", "--from", "noon"], 'Invalid value for --from: unable to convert "noon"'),
         (["tail", "t", "--max", "0"], "--max"),

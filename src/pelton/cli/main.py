@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from pelton import __version__
 from pelton.errors import ConfigError, PeltonError
@@ -80,7 +80,12 @@ def _without_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
 def _tell(error: Exception) -> int:
     """Say what is wrong in the user's terms, and with which code that ends."""
     if isinstance(error, CycloptsError):
-        return _say(f"{error}\nSee `pelton --help`.", EXIT_WRONG)
+        of = " ".join(("pelton", *(error.command_chain or ())))
+        text = str(error)
+        if isinstance(error, UnusedCliTokensError):
+            too_many = " ".join(error.unused_tokens or ())
+            text = f"{too_many!r} is more than it takes; what has an option follows it, as in --config FILE."
+        return _say(f"{text}\nSee `{of} --help`.", EXIT_WRONG)
     if isinstance(error, ConfigError):
         return _say(str(error), EXIT_WRONG)
     if isinstance(error, PeltonError):
