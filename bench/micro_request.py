@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import platform
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+# Run by its path, so that only its own folder is known.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import google.protobuf
 from google.protobuf import descriptor_pb2
 
-from pelton.core.breaker import Breaker
-from pelton.core.delivery import Delivery, State
-from pelton.core.engine import Engine
-from pelton.core.limits import Bound, Limits, Slots
+from pelton.core.delivery import Delivery
 from pelton.core.outcome import Outcome, Status
-from pelton.core.tally import Tally
-from pelton.event import Attributes, Event, Partition
+from pelton.event import Attributes, Event
 from pelton.request.build import RequestBuilder
 from pelton.request.descriptors import method_types, pool_of_files
 from pelton.request.expression import compile_expression
@@ -25,6 +26,7 @@ from pelton.request.handler import HandlerRequestBuilder
 from pelton.request.parameters import Parameters
 from pelton.subscription import DeliveryMode, Parameter, RequestMapping, Subscription, Target
 from pelton.v1 import handler_pb2
+from tests.request import making
 
 ROUNDS = 20_000
 
@@ -45,21 +47,7 @@ def event_of(value: bytes, attributes: Attributes | None = None) -> Event:
 
 
 def delivery_of(event: Event) -> Delivery:
-    engine = Engine(
-        subscription_of({}),
-        Partition(event.topic, event.partition),
-        generation=7,
-        committed=0,
-        metadata=None,
-        log_end=-1,
-        limits=Limits(Bound(1, 1), Bound(1, 1), Slots(1)),
-        breaker=Breaker(),
-        tally=Tally(),
-        jitter=lambda: 1.0,
-        now_ms=0.0,
-    )
-    delivery = Delivery(event, engine, None, event.size_bytes, State.CALLING)
-    delivery.attempt = 1
+    delivery = making.delivery_of(event)
     delivery.first_attempted_ms = 5.0
     return delivery
 

@@ -23,6 +23,7 @@ from pelton.kafka.records import Outgoing
 from pelton.kafka.tail import tail
 from pelton.kafka.topics import KEPT_FOR_EVER, Wanted, ensure_topic, ensure_topics, partitions_of
 from pelton.local.broker import LocalKafka
+from tests.core.rig import Rig
 from tests.integration.kafka_listening import produce, until
 from tests.kafka_fixtures import CreateTopic
 
@@ -106,7 +107,7 @@ async def test_a_dead_letter_comes_back_byte_for_byte(kafka: LocalKafka, create_
     record = {"key": b"\xff", "value": b"\x00", "headers": [("a", None), ("a", b"x")], "timestamp": 77}
     produce(kafka.bootstrap, topic, [{**record, "partition": 2}])
     (source,) = await read(kafka.bootstrap, topic)
-    delivery = Delivery(source, None, None, 0, State.PRODUCING)  # type: ignore[arg-type]
+    delivery = Delivery(source, Rig().engine, None, 0, State.PRODUCING)
     letter = Hop(delivery, Outcome(Status.UNKNOWN, "why"))
     outgoing = record_of(letter, letters, subscription="s", first_attempted_wall_ms=1, failed_wall_ms=2)
     async with producing(kafka.bootstrap) as running:

@@ -73,6 +73,7 @@ class Engine:
     ) -> None:
         self.subscription = subscription
         self.partition = partition
+        # These two say their types for mypyc, which meets their readers first, in a circle of imports.
         self.generation: int = generation
         self.id_prefix: str = f"{subscription.name}/{partition.topic}/{partition.partition}/"
         self.breaker = breaker

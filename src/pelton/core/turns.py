@@ -176,6 +176,7 @@ class Turns:
     def _take_lowest(self, taken: list[Delivery], ledger: Ledger, lowest: Delivery | None) -> int:
         """The ack map has no room; if only its turn is missing, the lowest one overtakes."""
         self.stalled = True
+        # (In a list: compiled, `in` asks no class that can only be walked through.)
         if lowest is None or lowest.state is not State.QUEUED or lowest in taken or lowest not in list(self):
             return 0
         self.overtake(lowest)
