@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from pelton.bridge import hops as module
-from pelton.bridge.hops import GATHERS_MAX, TRIES_MAX, AtomicSink
+from pelton.bridge.hops import GATHER_S, GATHERS_MAX, TRIES_MAX, AtomicSink
 from pelton.bridge.logs import PumpLog
 from pelton.core.actions import Commit, Hop
 from pelton.core.delivery import Delivery
@@ -158,6 +158,40 @@ async def test_it_gathers_while_others_come_and_not_for_ever(monkeypatch: pytest
     (gathered,) = [offsets for offsets, _ in stage.writer.written]
     # One comes with each look; the writer is got ready before the first, and it is quiet after the last.
     assert GATHERS_MAX <= len(gathered) <= GATHERS_MAX + 3
+
+
+async def test_the_longer_others_come_the_longer_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = hopping(GATHERS_MAX + 1)
+    waits_s: list[float] = []
+    loop = asyncio.get_running_loop()
+    later = loop.call_later
+
+    def no_wait(delay_s: float, callback: Callable[..., None], *args: object) -> asyncio.TimerHandle:
+        if getattr(callback, "__name__", "") == AtomicSink._gather.__name__:
+            waits_s.append(delay_s)
+            # Another one comes meanwhile.
+            stage.fail(len(waits_s))
+            delay_s = 0.0
+        return later(delay_s, callback, *args)
+
+    monkeypatch.setattr(loop, "call_later", no_wait)
+    stage.fail(0)
+    await stage.opens()
+    assert waits_s == [GATHER_S * 2**times for times in range(GATHERS_MAX)]
+
+
+async def test_a_transaction_that_is_full_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Longer than the test may take.
+    monkeypatch.setattr(module, "GATHER_S", 3600.0)
+    monkeypatch.setattr(module, "HOPS_MAX", 3)
+    stage = hopping(4)
+    stage.fail(0)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not stage.writer.is_open, "it waits for others"
+    stage.fail(1, 2)
+    await stage.opens()
+    assert [offsets for offsets, _ in stage.writer.written] == [[0, 1, 2]]
 
 
 async def test_nothing_is_written_before_it_is_quiet() -> None:

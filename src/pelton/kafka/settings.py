@@ -93,8 +93,9 @@ _TRANSACTING: Final[dict[str, Any]] = {
     # All that is waited for within one: shorter, so that the end is ours to say.
     "message.timeout.ms": 6_000,
     "socket.timeout.ms": 6_000,
-    # A batch is complete before the first record of it is handed over.
-    "linger.ms": 0,
+    # Until all of it has been handed over, so that a partition's records are one request, not one each; the
+    # flush that follows waits for no linger.
+    "linger.ms": 5,
 }
 
 #: Name -> the values that keep the guarantee, the first one being what we set, and why.
