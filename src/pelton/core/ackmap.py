@@ -30,7 +30,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from enum import IntEnum
 
-from pelton.varint import VARINTS
+from pelton.varint import varint
 
 __all__ = [
     "BITSET_OFFSETS_MAX",
@@ -254,7 +254,7 @@ def _to_run_lengths(base: int, ranges: Sequence[Range]) -> bytes:
     runs: list[bytes] = []
     at = base
     for start, end in ranges:
-        runs += (VARINTS[start - at], VARINTS[end - start])
+        runs += (varint(start - at), varint(end - start))
         at = end
     return b"".join(runs)
 

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pelton.core.delivery import Delivery
 from pelton.event import Event
 from pelton.request.document import refuse
-from pelton.subscription import DeliveryMode, Subscription, position_id
-from pelton.varint import VARINTS
+from pelton.subscription import DeliveryMode, Subscription
+from pelton.varint import varint
 
 __all__ = ["FAILURE_CHARS_MAX", "HandlerRequestBuilder"]
 
@@ -30,6 +30,43 @@ REMEMBERED_MAX = 4096
 REMEMBERED_CHARS_MAX = 256
 
 
+class _Beginnings:
+    """What all deliveries of a partition have in common, coded; made once, and what has a length in it anew
+    when offsets grow by a byte."""
+
+    __slots__ = (
+        "delivery_id",
+        "digits",
+        "event_id",
+        "offset_bytes",
+        "partition",
+        "plain",
+        "position",
+        "topic",
+    )
+
+    def __init__(self, topic: str, partition: int) -> None:
+        self.topic = topic
+        self.partition = partition
+        #: A record without CloudEvents attributes has these.
+        self.plain = _text(2, f"/topics/{topic}") + _text(3, "pelton.record")
+        #: Of the offsets that the rest is for: how long they are in decimal, and as a varint.
+        self.digits = -1
+        self.offset_bytes = -1
+        self.delivery_id = self.event_id = self.position = b""
+
+    def fit(self, subscription: str, digits: int, offset_bytes: int) -> None:
+        self.digits, self.offset_bytes = digits, offset_bytes
+        place = f"{self.topic}/{self.partition}/".encode()
+        whole = f"{subscription}/".encode() + place
+        self.delivery_id = b"\x0a" + varint(len(whole) + digits) + whole
+        self.event_id = b"\x0a" + varint(len(place) + digits) + place
+        position = _text(1, self.topic) + (b"\x10" + varint(self.partition) if self.partition else b"")
+        if offset_bytes:
+            position += b"\x18"
+        self.position = b"\x5a" + varint(len(position) + offset_bytes) + position
+
+
 class HandlerRequestBuilder:
     """Of a `handler` or `stream` subscription. `wall_ms_of` turns the engine's monotonic milliseconds into
     milliseconds since the epoch."""
@@ -38,40 +75,45 @@ class HandlerRequestBuilder:
         self._wall_ms_of = wall_ms_of
         streaming = subscription.mode is DeliveryMode.STREAM
         # In a stream the batch says the name and the constants once.
-        self._subscription = b"" if streaming else _text(2, subscription.name)
+        self._before_event = (b"" if streaming else _text(2, subscription.name)) + b"\x1a"
         constants = [p for p in subscription.parameters if p.constant is not None]
         self._constants = (
             b"" if streaming else b"".join(_entry(4, p.name, p.constant or "") for p in constants)
         )
         self._computed = tuple(p.name for p in subscription.parameters if p.constant is None)
         self._name = subscription.name
-        self._partitions: dict[tuple[str, int], tuple[bytes, bytes, bytes, bytes]] = {}
+        self._partitions: dict[tuple[str, int], _Beginnings] = {}
         self._texts: dict[tuple[int, str], bytes] = {}
-        # What the delivery before had, as it was coded: most of a batch share their milliseconds.
-        self._published: tuple[int, bytes] = (-1, b"")
-        self._attempt: tuple[tuple[int, int, float], bytes] = ((0, 0, 0.0), b"")
+        # What the delivery before had, as it was coded: most of a batch share their partition, their
+        # milliseconds and how often they were tried.
+        self._beginnings = _Beginnings("", -1)
+        self._published_ms = -1
+        self._published = b""
+        self._attempt = 0
+        self._generation = 0
+        self._first_attempted_ms = 0.0
+        self._attempted = b""
 
     def build(self, delivery: Delivery, parameters: Mapping[str, str]) -> bytes:
         event = delivery.event
-        known = self._partitions.get((event.topic, event.partition))
-        if known is None:
-            known = self._remember_partition(event)
+        known = self._beginnings
+        if event.partition != known.partition or event.topic != known.topic:
+            known = self._beginnings = self._beginnings_of(event)
         number = b"%d" % event.offset
-        id_prefix = known[0]
+        # An offset of 0 is the default and is not there.
+        offset = varint(event.offset) if event.offset else b""
+        if len(number) != known.digits or len(offset) != known.offset_bytes:
+            known.fit(self._name, len(number), len(offset))
         try:
-            body = self._event(event, known, number)
+            body = self._event(event, known, number, offset)
             parts = [
-                b"\x0a",
-                VARINTS[len(id_prefix) + len(number)],
-                id_prefix,
+                known.delivery_id,
                 number,
-                self._subscription,
-                b"\x1a",
-                VARINTS[len(body)],
+                self._before_event,
+                varint(len(body)),
                 body,
+                self._constants,
             ]
-            if self._constants:
-                parts.append(self._constants)
             for computed in self._computed:
                 # A computed parameter that is null for this event is not there.
                 value = parameters.get(computed)
@@ -79,31 +121,35 @@ class HandlerRequestBuilder:
                     parts.append(_entry(4, computed, value))
         except UnicodeEncodeError:
             refuse(event, "the delivery has a text with half a surrogate pair")
-        attempt = (delivery.attempt, delivery.engine.generation, delivery.first_attempted_ms)
-        if attempt != self._attempt[0]:
-            self._attempt = (attempt, self._coded_attempt(*attempt))
-        parts.append(self._attempt[1])
+        generation = delivery.engine.generation
+        if (
+            delivery.attempt != self._attempt
+            or generation != self._generation
+            or delivery.first_attempted_ms != self._first_attempted_ms
+        ):
+            self._attempt, self._generation = delivery.attempt, generation
+            self._first_attempted_ms = delivery.first_attempted_ms
+            self._attempted = self._coded_attempt(delivery.attempt, generation, delivery.first_attempted_ms)
+        parts.append(self._attempted)
         failure = delivery.last_failure
         if failure is not None:
             said = failure.message[:FAILURE_CHARS_MAX].encode("utf-8", "replace")
-            code = b"\x08" + VARINTS[failure.status] if failure.status else b""
+            code = b"\x08" + varint(failure.status) if failure.status else b""
             parts.append(_bytes(8, code + (_bytes(2, said) if said else b"")))
         return b"".join(parts)
 
     def _coded_attempt(self, number: int, generation: int, first_attempted_ms: float) -> bytes:
-        fence = b"\x30" + VARINTS[generation] if generation > 0 else b""
+        fence = b"\x30" + varint(generation) if generation > 0 else b""
         if not number:
             return fence
         stamp = _stamp_ms(int(self._wall_ms_of(first_attempted_ms)))
-        return b"\x28" + VARINTS[number] + fence + _bytes(7, stamp)
+        return b"\x28" + varint(number) + fence + _bytes(7, stamp)
 
-    def _event(self, event: Event, known: tuple[bytes, bytes, bytes, bytes], number: bytes) -> bytes:
+    def _event(self, event: Event, known: _Beginnings, number: bytes, offset: bytes) -> bytes:
         attributes = event.attributes
-        _, id_prefix, plain, position_prefix = known
-        offset = event.offset
         headers = event.headers
         if attributes is None:
-            parts = [b"\x0a", VARINTS[len(id_prefix) + len(number)], id_prefix, number, plain]
+            parts = [known.event_id, number, known.plain]
             if headers and (content_type := event.content_type):
                 parts.append(self._text(6, content_type))
         else:
@@ -121,45 +167,32 @@ class HandlerRequestBuilder:
                 parts.append(_entry(13, name, value))
         key, data = event.key, event.value
         if key is not None:
-            parts += (b"\x42", VARINTS[len(key)], key)
+            parts += [b"\x42", varint(len(key)), key]
         if data is not None:
-            parts += (b"\x4a", VARINTS[len(data)], data)
+            parts += [b"\x4a", varint(len(data)), data]
         for name, content in headers:
             coded = self._text(1, name)
             if content is None:
-                parts += (b"\x52", VARINTS[len(coded)], coded)
+                parts += [b"\x52", varint(len(coded)), coded]
             else:
-                length = VARINTS[len(content)]
-                parts += (
-                    b"\x52",
-                    VARINTS[len(coded) + 1 + len(length) + len(content)],
-                    coded,
-                    b"\x12",
-                    length,
-                    content,
-                )
-        position = position_prefix + b"\x18" + VARINTS[offset] if offset else position_prefix
-        parts += (b"\x5a", VARINTS[len(position)], position)
-        published_ms = event.published_ms
-        if published_ms >= 0:
-            if published_ms != self._published[0]:
-                self._published = (published_ms, _bytes(12, _stamp_ms(published_ms)))
-            parts.append(self._published[1])
+                length = varint(len(content))
+                size = len(coded) + 1 + len(length) + len(content)
+                parts += [b"\x52", varint(size), coded, b"\x12", length, content]
+        parts += [known.position, offset]
+        if event.published_ms >= 0:
+            if event.published_ms != self._published_ms:
+                self._published_ms = event.published_ms
+                self._published = _bytes(12, _stamp_ms(event.published_ms))
+            parts.append(self._published)
         return b"".join(parts)
 
-    def _remember_partition(self, event: Event) -> tuple[bytes, bytes, bytes, bytes]:
-        """What all events of a partition begin with: the delivery's id, the event's, a plain record, the
-        position."""
-        if len(self._partitions) >= REMEMBERED_MAX:
-            self._partitions.clear()
-        topic, partition = event.topic, event.partition
-        known = (
-            position_id(self._name, event.position).removesuffix(str(event.offset)).encode(),
-            f"{topic}/{partition}/".encode(),
-            _text(2, f"/topics/{topic}") + _text(3, "pelton.record"),
-            _text(1, topic) + (b"\x10" + VARINTS[partition] if partition else b""),
-        )
-        self._partitions[topic, partition] = known
+    def _beginnings_of(self, event: Event) -> _Beginnings:
+        key = (event.topic, event.partition)
+        known = self._partitions.get(key)
+        if known is None:
+            if len(self._partitions) >= REMEMBERED_MAX:
+                self._partitions.clear()
+            known = self._partitions[key] = _Beginnings(event.topic, event.partition)
         return known
 
     def _text(self, number: int, text: str) -> bytes:
@@ -181,7 +214,7 @@ _LENGTH_TAGS = [bytes([number << 3 | 2]) for number in range(16)]
 
 
 def _bytes(number: int, content: bytes) -> bytes:
-    return _LENGTH_TAGS[number] + VARINTS[len(content)] + content
+    return _LENGTH_TAGS[number] + varint(len(content)) + content
 
 
 def _text(number: int, text: str) -> bytes:
@@ -194,17 +227,17 @@ def _entry(number: int, key: str, value: str) -> bytes:
 
 
 #: The nanoseconds of each millisecond.
-_MILLIS = [b""] + [b"\x10" + VARINTS[ms * 1_000_000] for ms in range(1, 1000)]
+_MILLIS = [b""] + [b"\x10" + varint(ms * 1_000_000) for ms in range(1, 1000)]
 
 
 def _stamp_ms(ms: int) -> bytes:
     seconds, rest = divmod(ms, 1000)
-    return b"\x08" + VARINTS[seconds] + _MILLIS[rest] if seconds else _MILLIS[rest]
+    return b"\x08" + varint(seconds) + _MILLIS[rest] if seconds else _MILLIS[rest]
 
 
 def _stamp(seconds: int, nanos: int) -> bytes:
-    coded = b"\x08" + VARINTS[seconds] if seconds else b""
-    return coded + b"\x10" + VARINTS[nanos] if nanos else coded
+    coded = b"\x08" + varint(seconds) if seconds else b""
+    return coded + b"\x10" + varint(nanos) if nanos else coded
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from pelton.v1 import handler_pb2
-from pelton.varint import VARINTS
+from pelton.varint import varint
 
 __all__ = [
     "BATCH_OVERHEAD_BYTES",
@@ -35,8 +35,8 @@ CANCELLED_BYTES = 10
 
 def delivery_field(body: bytes, token: int) -> tuple[bytes, ...]:
     """One entry of `deliveries`, in pieces: a serialised Delivery that has no token yet, and its token."""
-    coded = VARINTS[token]
-    return (_DELIVERIES_TAG, VARINTS[len(body) + len(_TOKEN_TAG) + len(coded)], body, _TOKEN_TAG, coded)
+    coded = varint(token)
+    return (_DELIVERIES_TAG, varint(len(body) + len(_TOKEN_TAG) + len(coded)), body, _TOKEN_TAG, coded)
 
 
 def batch_head(subscription: str, parameters: Mapping[str, str]) -> bytes:
