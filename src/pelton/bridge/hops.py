@@ -36,10 +36,10 @@ __all__ = ["AtomicSink", "Hops", "Told"]
 
 #: A transaction costs about the same for one record as for many, so the first one waits for others; and the
 #: broker needs as long to be done with the one before. As long as others come it waits again, twice as long
-#: and so often at most (310 ms in all): where many keys fail, fewer transactions take less from the others.
+#: and so often at most (150 ms in all): where many keys fail, fewer transactions take less from the others.
 #: Where few do, all of them are here soon, each with its key waiting, and it goes at once.
 GATHER_S = 0.01
-GATHERS_MAX = 5
+GATHERS_MAX = 4
 #: Of one transaction: it must be written well within the 10 s after which the broker ends it.
 HOPS_MAX = 500
 BYTES_MAX = 4 << 20
