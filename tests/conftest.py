@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable
 
@@ -35,6 +36,12 @@ NOTE = "note"
 settings.register_profile("pelton", deadline=None, print_blob=True)
 if "CI" not in os.environ:
     settings.load_profile("pelton")
+
+
+# A shell that starts a run in the background has it ignore SIGINT, and so would every program that a test
+# starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def find(name: str) -> str:
