@@ -33,6 +33,7 @@ __all__ = [
     "Tier",
     "Tls",
     "TransportChoice",
+    "id_prefix",
     "is_reserved_metadata",
     "position_id",
 ]
@@ -354,7 +355,12 @@ class Subscription:
 
 def position_id(subscription: str, position: Position) -> str:
     """The delivery id: stable over every attempt, restart and owner of the partition."""
-    return f"{subscription}/{position.topic}/{position.partition}/{position.offset}"
+    return f"{id_prefix(subscription, position.topic, position.partition)}{position.offset}"
+
+
+def id_prefix(subscription: str, topic: str, partition: int) -> str:
+    """What the delivery ids of a partition have before the offset."""
+    return f"{subscription}/{topic}/{partition}/"
 
 
 def is_reserved_metadata(name: str) -> bool:

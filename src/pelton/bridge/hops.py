@@ -193,8 +193,8 @@ class AtomicSink:
         self._at_fault: set[Delivery] = set()
         #: The group that is being held or written.
         self._group = _Group([])
-        #: Of the gathering.
-        self._look: asyncio.Handle | None = None
+        #: When the gathering looks again whether others have come.
+        self._look: asyncio.TimerHandle | None = None
 
     def submit(self, hops: Sequence[Hop]) -> None:
         if self._stage is Stage.LOST:

@@ -38,7 +38,7 @@ from pelton.core.tiers import Arrival, intake_of, next_tier, tier_of
 from pelton.core.turns import Turns
 from pelton.core.waiting import Waiting
 from pelton.event import Event, Partition
-from pelton.subscription import Ordering, Subscription, Tier
+from pelton.subscription import Ordering, Subscription, Tier, id_prefix
 
 __all__ = ["Engine"]
 
@@ -75,7 +75,7 @@ class Engine:
         self.partition = partition
         # These two say their types for mypyc, which meets their readers first, in a circle of imports.
         self.generation: int = generation
-        self.id_prefix: str = f"{subscription.name}/{partition.topic}/{partition.partition}/"
+        self.id_prefix: str = id_prefix(subscription.name, *partition)
         self.breaker = breaker
         self.limits = limits
         self.tally = tally

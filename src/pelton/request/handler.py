@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pelton.core.delivery import Delivery
 from pelton.event import Event
 from pelton.request.document import refuse
-from pelton.subscription import DeliveryMode, Subscription
+from pelton.subscription import DeliveryMode, Subscription, id_prefix
 from pelton.varint import varint
 
 __all__ = ["FAILURE_CHARS_MAX", "HandlerRequestBuilder"]
@@ -57,10 +57,10 @@ class _Beginnings:
 
     def fit(self, subscription: str, digits: int, offset_bytes: int) -> None:
         self.digits, self.offset_bytes = digits, offset_bytes
-        place = f"{self.topic}/{self.partition}/".encode()
-        whole = f"{subscription}/".encode() + place
-        self.delivery_id = b"\x0a" + varint(len(whole) + digits) + whole
-        self.event_id = b"\x0a" + varint(len(place) + digits) + place
+        delivery_id = id_prefix(subscription, self.topic, self.partition).encode()
+        event_id = f"{self.topic}/{self.partition}/".encode()
+        self.delivery_id = b"\x0a" + varint(len(delivery_id) + digits) + delivery_id
+        self.event_id = b"\x0a" + varint(len(event_id) + digits) + event_id
         position = _text(1, self.topic) + (b"\x10" + varint(self.partition) if self.partition else b"")
         if offset_bytes:
             position += b"\x18"
