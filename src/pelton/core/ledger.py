@@ -6,7 +6,8 @@ between two of them never comes, so it costs nothing and counts as whatever is s
 
 The open offsets are few (the limits bound them), the settled ones are many, so the open ones are kept:
 ascending, with the ordinal at which each was polled. Two open offsets with neighbouring ordinals have
-nothing settled between them.
+nothing settled between them. They leave in any order, one by one, so they stand in a dictionary: it keeps the
+order in which they came, and none has to be looked for.
 
 Reservation. The committed map has a budget of bytes (`ackmap.PAYLOAD_BYTES_MAX`). A call that settles in
 the middle of an open run splits it, which may cost two more runs. So that worst case is reserved before a
@@ -16,7 +17,7 @@ its end only shrinks the map. So there is no deadlock, only a stall behind a hea
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from operator import lt
@@ -39,10 +40,10 @@ class Ledger:
     __slots__ = (
         "_carried",
         "_carried_end",
+        "_lowest",
         "_measured_bytes",
         "_next_ordinal",
         "_open",
-        "_ordinals",
         "_reserved",
         "_settled_since_measured",
         "_top",
@@ -54,8 +55,10 @@ class Ledger:
         self.next_offset = start
         #: One past the highest offset that is settled or may settle: as far as the map can reach.
         self._top = max(start, carried.end)
-        self._open: list[int] = []
-        self._ordinals: list[int] = []
+        #: The ordinal of each open offset.
+        self._open: dict[int, int] = {}
+        #: The lowest of them when it was last asked for; it may have left since.
+        self._lowest = start
         self._next_ordinal = 0
         self._carried = carried
         self._carried_end = carried.end
@@ -70,7 +73,11 @@ class Ledger:
     @property
     def committed(self) -> int:
         """The next offset to read after a restart: the lowest open one, or the next one of all."""
-        return self._open[0] if self._open else self.next_offset
+        if not self._open:
+            return self.next_offset
+        if self._lowest not in self._open:
+            self._lowest = next(iter(self._open))
+        return self._lowest
 
     def admit(self, *polled: int) -> Collection[int]:
         """Events were polled, ascending. Returns those that the map read back has settled already."""
@@ -88,8 +95,7 @@ class Ledger:
             settled = {offset for offset in offsets if offset in self._carried}
             ordinals = [at for at, offset in zip(ordinals, offsets, strict=True) if offset not in settled]
             offsets = [offset for offset in offsets if offset not in settled]
-        self._open += offsets
-        self._ordinals += ordinals
+        self._open.update(zip(offsets, ordinals, strict=True))
         return settled
 
     def skip_to(self, offset: int) -> None:
@@ -99,18 +105,13 @@ class Ledger:
 
     def settle(self, *offsets: int) -> None:
         """The events at these have reached their ends, durably."""
-        opened, ordinals = self._open, self._ordinals
-        done, count = 0, len(offsets)
-        while done < count:
-            # Calls end in about the order in which they were made: neighbours leave together.
-            first = end = bisect_left(opened, offsets[done])
-            while done < count and end < len(opened) and opened[end] == offsets[done]:
-                end += 1
-                done += 1
-            assert end > first, f"offset {offsets[done]} is not open"
-            del opened[first:end]
-            del ordinals[first:end]
-        self._settled_since_measured += count
+        opened = self._open
+        for offset in offsets:
+            try:
+                del opened[offset]
+            except KeyError:
+                raise AssertionError(f"offset {offset} is not open") from None
+        self._settled_since_measured += len(offsets)
 
     def supposing(self, settled: Iterable[int]) -> Ledger:
         """A copy in which these are settled, too: what could be committed then. This one does not change.
@@ -119,7 +120,7 @@ class Ledger:
         """
         then = Ledger(self.next_offset, self._carried)
         then._top, then._next_ordinal = self._top, self._next_ordinal
-        then._open, then._ordinals = list(self._open), list(self._ordinals)
+        then._open, then._lowest = dict(self._open), self._lowest
         then.settle(*settled)
         return then
 
@@ -129,7 +130,7 @@ class Ledger:
         Every reservation is given back by `unreserve` when the attempt has ended, after `settle` if it
         settled.
         """
-        base = self._open[0]
+        base = self.committed
         top = max(self._top, offset + 1)
         if offset != base:
             span = top - base
@@ -143,7 +144,9 @@ class Ledger:
     def roomy(self) -> bool:
         """One bit an offset reaches over all that was polled: every `reserve` succeeds."""
         reach = max(self._top, self.next_offset)
-        return not self._open or reach - self._open[0] <= ackmap.BITSET_OFFSETS_MAX
+        # What was the lowest is below what is now: enough, nearly always, and nobody looks for that.
+        room = reach - ackmap.BITSET_OFFSETS_MAX
+        return self._lowest >= room or not self._open or self.committed >= room
 
     def reserve_roomy(self, offsets: Collection[int]) -> None:
         """The same for many, where it is `roomy`."""
@@ -159,16 +162,18 @@ class Ledger:
         """The settled offsets above the committed one: what the map must say."""
         ranges: list[Range] = []
         if self._open:
-            at, expected = self._open[0], self._ordinals[0] - 1
+            at = self.committed
+            expected = self._open[at] - 1
             # Of most windows only the beginning is settled here and there, and the long rest is open: once
             # as many ordinals are left as there are offsets, there is nothing settled between them.
-            spread = self._ordinals[-1] - len(self._ordinals)
-            for index, (offset, ordinal) in enumerate(zip(self._open, self._ordinals, strict=True)):
+            last, last_ordinal = next(reversed(self._open.items()))
+            spread = last_ordinal - len(self._open)
+            for index, (offset, ordinal) in enumerate(self._open.items()):
                 if ordinal != expected:
                     if index:
                         ranges.append((at, offset))
                     if ordinal - index == spread + 1:
-                        at, expected = self._open[-1] + 1, self._ordinals[-1] + 1
+                        at, expected = last + 1, last_ordinal + 1
                         break
                 at, expected = offset + 1, ordinal + 1
             if expected != self._next_ordinal:
@@ -189,9 +194,9 @@ class Ledger:
 
     def _settled_bits(self, span: int) -> int:
         """The same of the first `span` offsets, one bit each: whatever is not open, holes included."""
-        opened = self._open
-        highest = opened[0] + span - 1
+        highest = self.committed + span - 1
         digits = bytearray(b"1") * span
+        opened = list(self._open)
         for offset in islice(opened, bisect_right(opened, highest)):
             digits[highest - offset] = _ZERO
         return int(digits, 2) if digits else 0
@@ -202,9 +207,9 @@ class Ledger:
             return ""
         if self._carried_end <= self.next_offset:
             # Nearly always: the window is as wide as what is open in memory, and nothing carried is in it.
-            span = min(self._top, self.next_offset) - self._open[0]
+            span = min(self._top, self.next_offset) - self.committed
             if span <= ackmap.BITSET_OFFSETS_MAX:
-                return ackmap.encode_bits(self._open[0], self._settled_bits(span))
+                return ackmap.encode_bits(self.committed, self._settled_bits(span))
         ranges = self.settled_ranges()
         if self.committed < self._carried_end:
             # What was read back fitted, but compaction has taken some of it since, and its runs may have
@@ -235,5 +240,5 @@ class Ledger:
         """How many offsets of the window were never polled."""
         if self.next_offset < self._carried_end:
             # Those of the carried map that are not polled again yet may all turn out to be holes.
-            return self._carried_end - self._open[0]
-        return self.next_offset - self._open[0] - (self._next_ordinal - self._ordinals[0])
+            return self._carried_end - self.committed
+        return self.next_offset - self.committed - (self._next_ordinal - self._open[self.committed])
