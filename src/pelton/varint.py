@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["varint"]
+__all__ = ["LAST", "MORE", "varint"]
 
+#: A group of seven bits: the last one of a number, and one that others follow.
+LAST: Final[list[bytes]] = [bytes((group,)) for group in range(0x80)]
+MORE: Final[list[bytes]] = [bytes((group | 0x80,)) for group in range(0x80)]
 #: Beyond it two groups of seven bits are not enough.
 _TWO_GROUPS: Final = 1 << 14
 #: Every number below that: nearly every length there is.
-_WHOLE: Final[list[bytes]] = [bytes((number,)) for number in range(0x80)] + [
+_WHOLE: Final[list[bytes]] = LAST + [
     bytes((number & 0x7F | 0x80, number >> 7)) for number in range(0x80, _TWO_GROUPS)
 ]
 #: Two groups that others follow.

@@ -131,6 +131,7 @@ class ScriptedTarget(grpc.GenericRpcHandler):
         self.streams += 1
         number = self.streams
         metadata = dict(context.invocation_metadata() or ())
+        held: list[int] = []
         async for request in requests:
             batch = handler_pb2.DeliveryBatch.FromString(request)
             self.batches.append(batch)
@@ -144,6 +145,9 @@ class ScriptedTarget(grpc.GenericRpcHandler):
             for token in batch.cancelled:
                 if self.scripts.get("late", Script()).stream == "settle late":
                     yield _settlement(token, Script())
+            if held and len(self.cancelled) > 1:
+                yield _acked(*held)
+                held.clear()
             plain = [
                 delivery.token
                 for delivery in batch.deliveries
@@ -175,10 +179,16 @@ class ScriptedTarget(grpc.GenericRpcHandler):
                         await context.abort(status(script.code), script.message)
                     case "settle late":
                         pass
+                    case "held":
+                        # Until a second one is cancelled, or nothing more comes.
+                        held.append(delivery.token)
                     case other:
                         raise AssertionError(other)
         self.half_closed += 1
         self._note()
+        if held:
+            yield _acked(*held)
+            await self.release.wait()
 
 
 def _name_in(request: bytes) -> str:

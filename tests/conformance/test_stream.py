@@ -201,6 +201,38 @@ async def test_one_that_hangs_costs_the_others_nothing(
     assert [seen.name for seen in target.seen].count("slow") == 1
 
 
+async def test_a_retired_stream_ends_with_the_last_that_waits_for_nothing(
+    target: ScriptedTarget, drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end is what tells the handler to stop what hangs: it comes with the last ack, not at a deadline."""
+    monkeypatch.setattr(stream_module, "GRACE_MS", 10.0)
+    target.scripts |= {"hangs": HANG, "slow": Script(stream="held"), "other": HANG}
+    driver = drive(await target.start())
+    hour_ms = 3_600_000.0
+    (hangs, slow, other) = driver.submit(
+        "hangs", "slow", "other", timeout_ms=hour_ms, timeouts_ms={"hangs": 50.0}
+    )
+    async with asyncio.timeout(10):
+        while target.streams < 2:
+            await driver.call("quick", timeout_ms=hour_ms)
+    assert not hangs[1].done()
+    driver.cancel(other[0])
+    (acked, hung) = await finish(slow[1], hangs[1])
+    assert acked is ACKED
+    assert hung.status is Status.DEADLINE_EXCEEDED
+
+
+async def test_a_drain_ends_with_the_last_ack(target: ScriptedTarget, drive: Drive) -> None:
+    """Although the handler does not end the stream."""
+    target.scripts["late"] = Script(stream="held")
+    driver = drive(await target.start())
+    ((_, late),) = driver.submit("late")
+    await target.until(lambda: len(target.seen) == 1)
+    async with asyncio.timeout(20):
+        await driver.transport.close(3_600_000)
+    assert late.result() is ACKED
+
+
 async def test_a_retired_stream_is_sent_nothing_new(
     target: ScriptedTarget, drive: Drive, monkeypatch: pytest.MonkeyPatch
 ) -> None:

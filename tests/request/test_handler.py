@@ -95,7 +95,7 @@ _events = st.builds(
     ),
     topic=st.sampled_from(["events", "a.b-c_d", "x" * 249]),
     partition=st.integers(0, 3) | st.integers(0, 2**31 - 1),
-    offset=st.integers(0, 2) | st.integers(0, 2**63 - 1),
+    offset=st.integers(0, 2) | st.integers(90, 130) | st.integers(900, 1_100) | st.integers(0, 2**63 - 1),
     key=_bytes,
     value=_bytes,
     headers=st.lists(st.tuples(_names, _bytes), max_size=4),

@@ -11,7 +11,7 @@ from pelton.rpc.batch import (
     DELIVERY_OVERHEAD_BYTES,
     batch_head,
     compose,
-    delivery_field,
+    delivery_fields,
 )
 from pelton.v1 import event_pb2, handler_pb2
 
@@ -19,38 +19,36 @@ tokens = st.integers(1, 300) | st.integers(1, (1 << 64) - 1)
 
 
 @given(
-    values=st.lists(st.tuples(tokens, st.integers(0, 20_000)), max_size=8),
+    first_token=st.integers(1, 300) | st.integers(16_300, 16_400) | st.integers(1, (1 << 64) - 9),
+    sizes=st.lists(st.integers(0, 300) | st.integers(0, 20_000), max_size=8),
     parameters=st.dictionaries(st.text(max_size=10), st.text(max_size=10), max_size=3),
     timeout_ms=st.floats(1, 1e9),
     cancelled=st.lists(tokens, max_size=50),
 )
 def test_composed_bytes_say_what_the_message_would(
-    values: list[tuple[int, int]], parameters: dict[str, str], timeout_ms: float, cancelled: list[int]
+    first_token: int,
+    sizes: list[int],
+    parameters: dict[str, str],
+    timeout_ms: float,
+    cancelled: list[int],
 ) -> None:
     deliveries = [
         handler_pb2.Delivery(delivery_id=f"s/t/0/{size}", attempt=1, event=event_pb2.Event(value=bytes(size)))
-        for _, size in values
+        for size in sizes
     ]
     head = batch_head("notify-shop", parameters)
-    fields = [
-        delivery_field(delivery.SerializeToString(), token)
-        for delivery, (token, _) in zip(deliveries, values, strict=True)
-    ]
-    composed = compose(head, [piece for field in fields for piece in field], timeout_ms, cancelled)
-    for delivery, field, (token, _) in zip(deliveries, fields, values, strict=True):
-        assert sum(map(len, field)) <= len(delivery.SerializeToString()) + DELIVERY_OVERHEAD_BYTES
+    bodies = [delivery.SerializeToString() for delivery in deliveries]
+    fields = delivery_fields(bodies, first_token)
+    assert sum(map(len, fields)) <= sum(len(body) + DELIVERY_OVERHEAD_BYTES for body in bodies)
+    composed = compose(head, fields, timeout_ms, cancelled)
+    for token, delivery in enumerate(deliveries, first_token):
         delivery.token = token
     expected = handler_pb2.DeliveryBatch(
         deliveries=deliveries, subscription="notify-shop", parameters=parameters, cancelled=cancelled
     )
     expected.timeout.FromMilliseconds(int(timeout_ms))
     assert handler_pb2.DeliveryBatch.FromString(composed) == expected
-    bound = (
-        len(head)
-        + sum(sum(map(len, field)) for field in fields)
-        + BATCH_OVERHEAD_BYTES
-        + CANCELLED_BYTES * len(cancelled)
-    )
+    bound = len(head) + sum(map(len, fields)) + BATCH_OVERHEAD_BYTES + CANCELLED_BYTES * len(cancelled)
     assert len(composed) <= bound
 
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from pelton.core.delivery import Delivery
-from pelton.event import Event
+from pelton.event import Attributes, Event, Headers
 from pelton.request.document import refuse
 from pelton.subscription import DeliveryMode, Subscription, id_prefix
-from pelton.varint import varint
+from pelton.varint import LAST, MORE, varint
 
 __all__ = ["FAILURE_CHARS_MAX", "HandlerRequestBuilder"]
 
@@ -31,40 +31,69 @@ REMEMBERED_CHARS_MAX = 256
 
 
 class _Beginnings:
-    """What all deliveries of a partition have in common, coded; made once, and what has a length in it anew
-    when offsets grow by a byte."""
+    """What all deliveries of a partition have in common, coded; made once, and anew what offsets change when
+    they grow by a digit, or by more than the first seven bits of a varint hold."""
 
     __slots__ = (
         "delivery_id",
         "digits",
         "event_id",
-        "offset_bytes",
+        "offset_first",
+        "offset_rest",
         "partition",
         "plain",
+        "plain_bytes",
         "position",
+        "position_bytes",
+        "published",
+        "published_ms",
         "topic",
+        "upper",
     )
 
     def __init__(self, topic: str, partition: int) -> None:
         self.topic = topic
         self.partition = partition
-        #: A record without CloudEvents attributes has these.
+        #: A record without CloudEvents attributes has these behind its id; and how long they are with it.
         self.plain = _text(2, f"/topics/{topic}") + _text(3, "pelton.record")
-        #: Of the offsets that the rest is for: how long they are in decimal, and as a varint.
+        self.plain_bytes = 0
+        #: Of the offsets that the ids are for: how long they are in decimal.
         self.digits = -1
-        self.offset_bytes = -1
-        self.delivery_id = self.event_id = self.position = b""
+        self.delivery_id = self.event_id = b""
+        #: And those that the position is for: what is beyond their first seven bits; -1 of the offset 0,
+        #: which is the default and is not there.
+        self.upper = -2
+        self.position = b""
+        self.position_bytes = 0
+        #: The position's end: by its first seven bits what the offset begins with, and the rest of it.
+        self.offset_first = LAST
+        self.offset_rest = b""
+        #: What the event before had: many are of one millisecond.
+        self.published_ms = -1
+        self.published = b""
 
-    def fit(self, subscription: str, digits: int, offset_bytes: int) -> None:
-        self.digits, self.offset_bytes = digits, offset_bytes
+    def fit_digits(self, subscription: str, digits: int) -> None:
+        self.digits = digits
         delivery_id = id_prefix(subscription, self.topic, self.partition).encode()
         event_id = f"{self.topic}/{self.partition}/".encode()
         self.delivery_id = b"\x0a" + varint(len(delivery_id) + digits) + delivery_id
         self.event_id = b"\x0a" + varint(len(event_id) + digits) + event_id
+        self.plain_bytes = len(self.event_id) + digits + len(self.plain)
+
+    def fit_upper(self, upper: int) -> None:
+        self.upper = upper
+        self.offset_first = MORE if upper > 0 else LAST if upper == 0 else _NOTHING
+        self.offset_rest = varint(upper) if upper > 0 else b""
+        offset_bytes = 0 if upper < 0 else 1 + len(self.offset_rest)
         position = _text(1, self.topic) + (b"\x10" + varint(self.partition) if self.partition else b"")
         if offset_bytes:
             position += b"\x18"
         self.position = b"\x5a" + varint(len(position) + offset_bytes) + position
+        self.position_bytes = len(self.position) + offset_bytes
+
+
+#: Instead of the first seven bits where there are none.
+_NOTHING = [b""]
 
 
 class HandlerRequestBuilder:
@@ -84,11 +113,9 @@ class HandlerRequestBuilder:
         self._name = subscription.name
         self._partitions: dict[tuple[str, int], _Beginnings] = {}
         self._texts: dict[tuple[int, str], bytes] = {}
-        # What the delivery before had, as it was coded: most of a batch share their partition, their
-        # milliseconds and how often they were tried.
+        # What the delivery before had, as it was coded: most of a batch share their partition, and when and
+        # how often they were tried.
         self._beginnings = _Beginnings("", -1)
-        self._published_ms = -1
-        self._published = b""
         self._attempt = 0
         self._generation = 0
         self._first_attempted_ms = 0.0
@@ -99,21 +126,18 @@ class HandlerRequestBuilder:
         known = self._beginnings
         if event.partition != known.partition or event.topic != known.topic:
             known = self._beginnings = self._beginnings_of(event)
-        number = b"%d" % event.offset
-        # An offset of 0 is the default and is not there.
-        offset = varint(event.offset) if event.offset else b""
-        if len(number) != known.digits or len(offset) != known.offset_bytes:
-            known.fit(self._name, len(number), len(offset))
+        offset = event.offset
+        number = b"%d" % offset
+        if len(number) != known.digits:
+            known.fit_digits(self._name, len(number))
+        upper = offset >> 7 if offset else -1
+        if upper != known.upper:
+            known.fit_upper(upper)
+        # What the event's length is stands before it, and is known behind it.
+        parts = [known.delivery_id, number, self._before_event, b""]
         try:
-            body = self._event(event, known, number, offset)
-            parts = [
-                known.delivery_id,
-                number,
-                self._before_event,
-                varint(len(body)),
-                body,
-                self._constants,
-            ]
+            parts[3] = varint(self._event(event, known, number, parts))
+            parts.append(self._constants)
             for computed in self._computed:
                 # A computed parameter that is null for this event is not there.
                 value = parameters.get(computed)
@@ -145,45 +169,70 @@ class HandlerRequestBuilder:
         stamp = _stamp_ms(int(self._wall_ms_of(first_attempted_ms)))
         return b"\x28" + varint(number) + fence + _bytes(7, stamp)
 
-    def _event(self, event: Event, known: _Beginnings, number: bytes, offset: bytes) -> bytes:
+    def _event(self, event: Event, known: _Beginnings, number: bytes, parts: list[bytes]) -> int:
+        """Append the event, and say how long it is: to join it by itself costs more than to count."""
         attributes = event.attributes
         headers = event.headers
+        size_bytes = known.position_bytes
         if attributes is None:
-            parts = [known.event_id, number, known.plain]
+            parts += [known.event_id, number, known.plain]
+            size_bytes += known.plain_bytes
             if headers and (content_type := event.content_type):
-                parts.append(self._text(6, content_type))
+                coded = self._text(6, content_type)
+                parts.append(coded)
+                size_bytes += len(coded)
         else:
-            text = self._text
-            parts = [_text(1, attributes.id), text(2, attributes.source), text(3, attributes.type)]
-            if attributes.subject:
-                parts.append(_text(4, attributes.subject))
-            if attributes.time:
-                parts.append(_bytes(5, _stamp_rfc3339(attributes.time, event)))
-            if attributes.content_type:
-                parts.append(text(6, attributes.content_type))
-            if attributes.schema:
-                parts.append(text(7, attributes.schema))
-            for name, value in attributes.extensions.items():
-                parts.append(_entry(13, name, value))
+            coded = self._attributes(attributes, event)
+            parts.append(coded)
+            size_bytes += len(coded)
         key, data = event.key, event.value
         if key is not None:
-            parts += [b"\x42", varint(len(key)), key]
+            length = varint(len(key))
+            parts += [b"\x42", length, key]
+            size_bytes += 1 + len(length) + len(key)
         if data is not None:
-            parts += [b"\x4a", varint(len(data)), data]
+            length = varint(len(data))
+            parts += [b"\x4a", length, data]
+            size_bytes += 1 + len(length) + len(data)
+        if headers:
+            coded = self._headers(headers)
+            parts.append(coded)
+            size_bytes += len(coded)
+        parts += [known.position, known.offset_first[event.offset & 0x7F], known.offset_rest]
+        published_ms = event.published_ms
+        if published_ms >= 0:
+            if published_ms != known.published_ms:
+                known.published_ms = published_ms
+                known.published = _bytes(12, _stamp_ms(published_ms))
+            parts.append(known.published)
+            size_bytes += len(known.published)
+        return size_bytes
+
+    def _attributes(self, attributes: Attributes, event: Event) -> bytes:
+        text = self._text
+        parts = [_text(1, attributes.id), text(2, attributes.source), text(3, attributes.type)]
+        if attributes.subject:
+            parts.append(_text(4, attributes.subject))
+        if attributes.time:
+            parts.append(_bytes(5, _stamp_rfc3339(attributes.time, event)))
+        if attributes.content_type:
+            parts.append(text(6, attributes.content_type))
+        if attributes.schema:
+            parts.append(text(7, attributes.schema))
+        for name, value in attributes.extensions.items():
+            parts.append(_entry(13, name, value))
+        return b"".join(parts)
+
+    def _headers(self, headers: Headers) -> bytes:
+        parts: list[bytes] = []
         for name, content in headers:
             coded = self._text(1, name)
             if content is None:
                 parts += [b"\x52", varint(len(coded)), coded]
             else:
                 length = varint(len(content))
-                size = len(coded) + 1 + len(length) + len(content)
-                parts += [b"\x52", varint(size), coded, b"\x12", length, content]
-        parts += [known.position, offset]
-        if event.published_ms >= 0:
-            if event.published_ms != self._published_ms:
-                self._published_ms = event.published_ms
-                self._published = _bytes(12, _stamp_ms(event.published_ms))
-            parts.append(self._published)
+                size_bytes = len(coded) + 1 + len(length) + len(content)
+                parts += [b"\x52", varint(size_bytes), coded, b"\x12", length, content]
         return b"".join(parts)
 
     def _beginnings_of(self, event: Event) -> _Beginnings:

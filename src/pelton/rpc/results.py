@@ -38,6 +38,12 @@ class Results:
             self._loop.call_soon(self.hand_over)
         waiting.append((delivery, outcome))
 
+    def extend(self, results: list[Result]) -> None:
+        """The same of several."""
+        if not self._waiting:
+            self._loop.call_soon(self.hand_over)
+        self._waiting += results
+
     def hand_over(self) -> None:
         """Hand over what has gathered; called by the loop, and once more at the end of a close."""
         if self._waiting:

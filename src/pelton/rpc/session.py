@@ -9,18 +9,19 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 
 import grpc.aio
 from google.protobuf.message import DecodeError
 
 from pelton.core.delivery import Delivery
-from pelton.core.outcome import ACKED, CANCELLED_BY_US, Outcome, Status
+from pelton.core.outcome import CANCELLED_BY_US, Outcome, Status
 from pelton.rpc.batch import (
     BATCH_OVERHEAD_BYTES,
     CANCELLED_BYTES,
     DELIVERY_OVERHEAD_BYTES,
     compose,
-    delivery_field,
+    delivery_fields,
 )
 from pelton.rpc.status import outcome_of_settlement, outcome_of_stream_end
 from pelton.rpc.transport import Metadata
@@ -80,6 +81,7 @@ class Session:
         head: bytes,
         bytes_max: int,
         queue: deque[Flight],
+        on_acked: Callable[[Session, list[Flight]], None],
         on_outcome: Callable[[Flight, Outcome], None],
         on_ended: Callable[[Session, Outcome], None],
     ) -> None:
@@ -102,6 +104,7 @@ class Session:
         self._head = head
         self._bytes_max = bytes_max
         self._queue = queue
+        self._on_acked = on_acked
         self._on_outcome = on_outcome
         self._on_ended = on_ended
         self._loop = asyncio.get_running_loop()
@@ -192,8 +195,8 @@ class Session:
             batch = handler_pb2.SettlementBatch.FromString(settled)
         except DecodeError:
             return "sent what is no SettlementBatch"
-        acked = batch.acked
-        tokens = [*acked, *(settlement.token for settlement in batch.settlements)]
+        acked: list[int] = list(batch.acked)
+        tokens = acked + [settlement.token for settlement in batch.settlements]
         if not tokens:
             return None
         if max(tokens) > self._last_token or min(tokens) < 1:
@@ -202,13 +205,17 @@ class Session:
         # First what is no plain ack: a token said both ways is not acked.
         for settlement in batch.settlements:
             self._take(settlement.token, outcome_of_settlement(settlement))
-        on_outcome, take = self._on_outcome, self.open.pop
+        opened = self.open
+        taken: list[Flight] = []
         for token in acked:
-            flight = take(token, None)
+            flight = opened.get(token)
             if flight is not None:
-                on_outcome(flight, ACKED)
+                del opened[token]
+                taken.append(flight)
             else:
                 self._let_go(token)
+        if taken:
+            self._on_acked(self, taken)
         return None
 
     def _take(self, token: int, outcome: Outcome) -> None:
@@ -260,19 +267,24 @@ class Session:
             now_s = self._loop.time()
             free_bytes = min(BATCH_BYTES_MAX, self._bytes_max) - len(self._head) - BATCH_OVERHEAD_BYTES
             earliest_s = float("inf")
-            last_token_max = self._last_token + BATCH_EVENTS_MAX
-            while self._queue and self._last_token < last_token_max:
-                flight = self._queue[0]
-                free_bytes -= len(flight.body) + DELIVERY_OVERHEAD_BYTES
+            first_token = token = self._last_token + 1
+            bodies: list[bytes] = []
+            for flight in islice(self._queue, BATCH_EVENTS_MAX):
+                body = flight.body
+                free_bytes -= len(body) + DELIVERY_OVERHEAD_BYTES
                 # One that is too large for any batch of several goes alone.
-                if free_bytes < 0 and deliveries:
+                if free_bytes < 0 and bodies:
                     break
-                self._queue.popleft()
-                self._last_token = token = self._last_token + 1
+                bodies.append(body)
                 flight.session, flight.token = self, token
                 self.open[token] = flight
-                earliest_s = min(earliest_s, flight.deadline_s)
-                deliveries += delivery_field(flight.body, token)
+                token += 1
+                if flight.deadline_s < earliest_s:
+                    earliest_s = flight.deadline_s
+            self._last_token = token - 1
+            for _ in bodies:
+                self._queue.popleft()
+            deliveries = delivery_fields(bodies, first_token)
             # One number for all of them: the time left to the one that has least.
             left_ms = (earliest_s - now_s) * 1_000.0
             timeout_ms = max(left_ms - min(SETTLE_MARGIN_MS, left_ms / 10), 1.0)

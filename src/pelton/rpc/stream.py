@@ -25,14 +25,14 @@ from collections import deque
 from collections.abc import Collection, Sequence
 
 from pelton.core.delivery import Delivery
-from pelton.core.outcome import CANCELLED_BY_US, Outcome, Status
+from pelton.core.outcome import ACKED, CANCELLED_BY_US, Outcome, Status
 from pelton.rpc.batch import batch_head
 from pelton.rpc.channels import Channels
 from pelton.rpc.leases import RECONNECT_MAX_MS, RECONNECT_MIN_MS
 from pelton.rpc.results import Results
 from pelton.rpc.session import Flight, Session, delivery_bytes_max, expired
 from pelton.rpc.status import too_large
-from pelton.rpc.transport import Call, Metadata, OnResults
+from pelton.rpc.transport import Call, Metadata, OnResults, Result
 from pelton.subscription import DeliveryMode, Subscription
 
 __all__ = ["GRACE_MS", "RETIRED_MAX", "SUSPECTED_MAX", "StreamTransport"]
@@ -157,6 +157,9 @@ class StreamTransport:
         if flight.session is None or not flight.session.lied:
             self._suspected.pop(flight.delivery, None)
         self._results.add(flight.delivery, outcome)
+        self._look_drained()
+
+    def _look_drained(self) -> None:
         if self._drained is not None and not self._flights and not self._drained.done():
             self._drained.set_result(None)
 
@@ -208,14 +211,32 @@ class StreamTransport:
             head=self._head,
             bytes_max=self._bytes_max,
             queue=queue,
+            on_acked=self._on_acked,
             on_outcome=self._on_outcome,
             on_ended=self._on_ended,
         )
 
+    def _on_acked(self, session: Session, flights: list[Flight]) -> None:
+        """`_on_outcome` of those that the handler took: the common case, carried out at once."""
+        out, suspected = self._flights, self._suspected
+        results: list[Result] = []
+        for flight in flights:
+            delivery = flight.delivery
+            del out[delivery]
+            results.append((delivery, ACKED))
+            if suspected:
+                suspected.pop(delivery, None)
+        self._results.extend(results)
+        self._look_drained()
+        self._look_done(session)
+
     def _on_outcome(self, flight: Flight, outcome: Outcome) -> None:
         self._end(flight, outcome)
-        session = flight.session
-        if session is not None and (session.retired or session in self._alone):
+        if flight.session is not None:
+            self._look_done(flight.session)
+
+    def _look_done(self, session: Session) -> None:
+        if session.retired or session in self._alone:
             self._cut_if_done(session)
 
     def _retire(self, session: Session) -> None:
