@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from pelton.core.delivery import Delivery, State
 from pelton.core.lane import Lane
 from tests.core.rig import Rig, event
@@ -25,10 +27,30 @@ def test_it_goes_in_order() -> None:
     lane, deliveries = lane_of(4)
     assert len(lane) == 4
     assert list(lane) == deliveries
-    for expected in deliveries[1:]:
+    for gone, expected in pairwise(deliveries):
         assert lane.advance() is expected
         assert lane.head is expected
+        assert gone.follower is None, "what is settled would keep all that came after it in memory"
     assert lane.advance() is None
+
+
+def test_who_comes_after_others_were_forgotten_follows_the_head() -> None:
+    lane, deliveries = lane_of(3)
+    assert lane.forget() == deliveries[1:]
+    assert (len(lane), list(lane), lane.last) == (1, deliveries[:1], deliveries[0])
+    again = delivery(1)
+    assert not lane.come_back(again), "the head is still there"
+    assert (list(lane), lane.last) == ([deliveries[0], again], again)
+    assert lane.advance() is again
+
+
+def test_who_comes_back_into_a_hollow_lane_is_all_of_it() -> None:
+    lane, _ = lane_of(2)
+    lane.forget()
+    assert lane.advance() is None
+    again = delivery(1)
+    assert lane.come_back(again)
+    assert (list(lane), lane.last) == ([again], again)
 
 
 def test_a_lane_of_one_is_empty_after_it() -> None:

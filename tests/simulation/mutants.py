@@ -354,9 +354,8 @@ def lane_released_too_early() -> Patch:
 
     def wait(self: Engine, delivery: Delivery, due_ms: float) -> None:
         original(self, delivery, due_ms)
-        lane = delivery.lane
-        if lane is not None and lane.followers:
-            head = lane.followers[0]
+        head = delivery.follower
+        if head is not None:
             head.to(State.QUEUED)
             self._intake.unpark(head)
             self._turns.add(head)
@@ -368,11 +367,13 @@ def lane_released_too_early() -> Patch:
 def parked_overtakes() -> Patch:
     def advance(self: Lane) -> Delivery | None:
         self.blocked = False
-        if not self.followers:
+        followers = self._unchain()
+        if not followers:
             return None
-        self.head = self.followers.pop()
-        if self._parked:
-            self._parked -= 1
+        self.head = self.last = followers.pop()
+        for follower in followers:
+            self.append(follower)
+        self._parked = len(followers)
         return self.head
 
     return patch.object(Lane, "advance", advance)

@@ -115,6 +115,7 @@ class Delivery:
         "engine",
         "event",
         "first_attempted_ms",
+        "follower",
         "has_preset",
         "lane",
         "last_failed_ms",
@@ -138,6 +139,8 @@ class Delivery:
         self.engine = engine
         #: None where nothing must stay in order.
         self.lane = lane
+        #: The one behind it in its lane.
+        self.follower: Delivery | None = None
         self.size_bytes = size_bytes
         self.state = state
         #: Attempts made, the one that is out included; the first one is 1.

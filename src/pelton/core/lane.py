@@ -15,26 +15,30 @@ __all__ = ["Lane"]
 
 
 class Lane:
-    """One key's FIFO. Most lanes hold a single event, so followers get a queue only when they come."""
+    """One key's FIFO, a chain: each delivery names the one that follows it. Lanes are many and short, and
+    the smallest queue weighs more than all that is in them."""
 
     __slots__ = (
+        "_followers",
         "_parked",
         "blocked",
         "costly",
-        "followers",
         "head",
         "hollow",
         "key",
+        "last",
         "tail",
         "used_ms",
     )
     # Asked for by mypyc, for `clear`.
-    __deletable__ = ("head",)
+    __deletable__ = ("head", "last")
 
     def __init__(self, key: bytes, head: Delivery) -> None:
         self.key = key
         self.head = head
-        self.followers: deque[Delivery] | None = None
+        #: The one in memory behind which none stands.
+        self.last = head
+        self._followers = 0
         #: How many of the followers, from the front, are parked.
         self._parked = 0
         #: The head has failed or may not start: who follows it is parked, outside the intake limits.
@@ -48,21 +52,24 @@ class Lane:
         self.hollow = False
 
     def __len__(self) -> int:
-        return 1 + (len(self.followers) if self.followers else 0)
+        return 1 + self._followers
 
     def __iter__(self) -> Iterator[Delivery]:
         yield self.head
-        yield from self.followers or ()
+        yield from self._chain()
 
-    @property
-    def last(self) -> Delivery:
-        """The one in memory behind which none stands."""
-        return self.followers[-1] if self.followers else self.head
+    def _chain(self) -> list[Delivery]:
+        followers = []
+        follower = self.head.follower
+        while follower is not None:
+            followers.append(follower)
+            follower = follower.follower
+        return followers
 
     def append(self, delivery: Delivery) -> None:
-        if self.followers is None:
-            self.followers = deque()
-        self.followers.append(delivery)
+        self.last.follower = delivery
+        self.last = delivery
+        self._followers += 1
         if self.blocked:
             # Those before it are parked too: `block` has seen to it.
             self._parked += 1
@@ -70,22 +77,26 @@ class Lane:
     def block(self) -> list[Delivery]:
         """The head waits. Returns the followers that this parks; each is parked at most once."""
         self.blocked = True
-        if self.followers is None:
+        if self._parked == self._followers:
             return []
-        newly = [self.followers[at] for at in range(self._parked, len(self.followers))]
-        self._parked = len(self.followers)
+        newly = self._chain()[self._parked :]
+        self._parked = self._followers
         return newly
 
     def advance(self) -> Delivery | None:
         """The head is settled: the next one takes its place. None says that the lane is empty, or hollow."""
         self.blocked = False
-        if not self.followers:
+        head = self.head.follower
+        if head is None:
             self.hollow = bool(self.tail)
             return None
-        self.head = self.followers.popleft()
+        # What is settled keeps nobody.
+        self.head.follower = None
+        self.head = head
+        self._followers -= 1
         if self._parked:
             self._parked -= 1
-        return self.head
+        return head
 
     def shelve(self, offset: int) -> None:
         """One more, behind all others, by its offset alone."""
@@ -95,13 +106,21 @@ class Lane:
 
     def forget(self) -> list[Delivery]:
         """All followers, who go to the front of the tail."""
-        followers = list(self.followers or ())
+        followers = self._unchain()
         if followers:
             if self.tail is None:
                 self.tail = deque()
             self.tail.extendleft(follower.offset for follower in reversed(followers))
-            self.followers = None
-            self._parked = 0
+        return followers
+
+    def _unchain(self) -> list[Delivery]:
+        """The head stands alone. One by one: a long chain that went at once would go link within link."""
+        followers = self._chain()
+        self.head.follower = None
+        for follower in followers:
+            follower.follower = None
+        self.last = self.head
+        self._followers = self._parked = 0
         return followers
 
     def come_back(self, delivery: Delivery) -> bool:
@@ -109,10 +128,12 @@ class Lane:
         if not self.hollow:
             self.append(delivery)
             return False
-        self.head, self.hollow = delivery, False
+        self.head = self.last = delivery
+        self.hollow = False
         return True
 
     def clear(self) -> None:
         """Nobody is kept in memory by it any more. Of a delivery that is still out it tells the key."""
-        del self.head
-        self.followers = self.tail = None
+        self._unchain()
+        del self.head, self.last
+        self.tail = None

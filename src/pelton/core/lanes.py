@@ -83,7 +83,7 @@ class Lanes:
                 continue
             # The lane may still name it as its head: they would keep each other until the collector comes.
             delivery.lane = None
-            if not lane.followers and not lane.tail:
+            if lane.last is delivery and not lane.tail:
                 del self._lanes[lane.key]
                 continue
             head = lane.advance()
