@@ -48,7 +48,7 @@ async def one_round(ordering: str) -> tuple[float, float, float]:
     from pelton.event import Partition
     from pelton.kafka.assignment import Assignment
     from pelton.kafka.listener import Assigned
-    from pelton.kafka.records import RecordStatistics, event_of
+    from pelton.kafka.records import RecordStatistics, events_of
     from pelton.subscription import Ordering, Subscription, Target
 
     class Source:
@@ -105,11 +105,7 @@ async def one_round(ordering: str) -> tuple[float, float, float]:
                 messages.append(Message("t", partition, offsets[partition], key, value, timestamp=(1, 5)))
                 offsets[partition] += 1
         t0 = time.perf_counter()
-        events = []
-        for message in messages:
-            if message.error() is None:
-                events.append(event_of(cast(Any, message), statistics_, own))
-        batch = assignment.take(events)
+        batch = assignment.take(events_of(cast(Any, messages), statistics_, own))
         sum(map(len, messages))
         t1 = time.perf_counter()
         pump.on_events(batch)

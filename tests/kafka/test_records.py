@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from cloudevents.core.bindings import kafka as oracle
 from cloudevents.core.v1.event import CloudEvent
-from confluent_kafka import Message
+from confluent_kafka import KafkaError, Message
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +19,7 @@ from pelton.kafka.cloudevents import (
     STRUCTURED_DEPTH_MAX,
     binary_headers,
 )
-from pelton.kafka.records import Record, RecordStatistics, event_of
+from pelton.kafka.records import Record, RecordStatistics, event_of, events_of
 
 STRUCTURED = [("content-type", b"application/cloudevents+json; charset=UTF-8")]
 REQUIRED = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
@@ -47,6 +47,20 @@ def binary(**attributes: str) -> list[tuple[str, bytes | None]]:
 
 def structured(**members: Any) -> bytes:
     return json.dumps({**REQUIRED, **members}).encode()
+
+
+def test_many_are_the_events_of_each_and_what_is_an_error_is_none() -> None:
+    places = [("orders", 3), ("orders", 4), ("payments", 0), ("orders", 5)]
+    messages = [
+        Message(topic=topic, partition=1, offset=offset, value=b"%d" % at, timestamp=(1, at))
+        for at, (topic, offset) in enumerate(places)
+    ]
+    lost = Message(topic="orders", partition=1, offset=9, error=KafkaError(KafkaError._ALL_BROKERS_DOWN))
+    given = cast("list[Record]", [*messages[:2], lost, *messages[2:]])
+    found = events_of(given, RecordStatistics(), ())
+    assert found == [event_of(cast(Record, message), RecordStatistics()) for message in messages]
+    assert [(each.topic, each.offset) for each in found] == places
+    assert len({id(each.topic) for each in found}) == 2, "a topic's name is kept once"
 
 
 def test_a_plain_record() -> None:

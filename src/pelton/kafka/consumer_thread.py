@@ -34,7 +34,7 @@ from pelton.kafka.listener import Assigned, Batch, ConsumerStatistics, Listener
 from pelton.kafka.membership import generation_of
 from pelton.kafka.placing import Placing
 from pelton.kafka.prefetch import PREFETCH_BYTES_MAX, Batches
-from pelton.kafka.records import Record, RecordStatistics, event_of
+from pelton.kafka.records import Record, RecordStatistics, events_of
 from pelton.kafka.settings import bootstrap_of, is_incremental
 from pelton.kafka.silence import heard_ago_ms
 from pelton.kafka.topic_ids import TopicIds
@@ -246,13 +246,11 @@ class ConsumerThread:
         self._quiet_wait_s = 0.0
         more = self._batches.more(len(first))
         messages = [first, *self._client.consume(more, 0)] if more else [first]
-        events = []
-        records, tiers = self.records, self._tiers
-        for message in messages:
-            if message.error() is None:
-                events.append(event_of(cast("Record", message), records, tiers))
-            else:
-                self._on_message_error(message)
+        tiers = self._tiers
+        events = events_of(cast("list[Record]", messages), self.records, tiers)
+        if len(events) < len(messages):
+            for message in messages:
+                self._look_for_error(message)
         self.statistics.events += len(events)
         if tiers:
             events = [moved_here(event) if event.topic in tiers else event for event in events]
@@ -428,7 +426,7 @@ class ConsumerThread:
 
     # --- what else is read ---
 
-    def _on_message_error(self, message: Message) -> None:
+    def _look_for_error(self, message: Message) -> None:
         error = message.error()
         topic, partition = message.topic(), message.partition()
         if error is None:

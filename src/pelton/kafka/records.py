@@ -1,13 +1,14 @@
 """Kafka record to event.
 
-`event_of` runs once for every record that is consumed: it is the hottest Python of the Kafka edge, and
+What is here runs once for every record that is consumed: it is the hottest Python of the Kafka edge, and
 calls each method of the client's record once. It never raises: what cannot be decoded becomes an event
 with a flaw, and is dead-lettered with its own bytes. Nothing here talks to a broker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+import sys
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -20,7 +21,7 @@ from pelton.kafka.cloudevents import (
     structured_event,
 )
 
-__all__ = ["RESERVED_PREFIX", "Outgoing", "Record", "RecordStatistics", "event_of"]
+__all__ = ["RESERVED_PREFIX", "Outgoing", "Record", "RecordStatistics", "event_of", "events_of"]
 
 #: Reserved: we write these headers on our own topics, and trust them nowhere else.
 RESERVED_PREFIX: Final = "pelton-"
@@ -29,8 +30,9 @@ _NO_TIMESTAMP: Final = 0
 
 
 class Record(Protocol):
-    """What is read of the client's message. One that reports an error is no record: sort it out before."""
+    """What is read of the client's message. One that reports an error is no record, and is not read on."""
 
+    def error(self) -> object | None: ...
     def topic(self) -> str: ...
     def partition(self) -> int: ...
     def offset(self) -> int: ...
@@ -64,12 +66,33 @@ class Outgoing:
     partition: int | None = None
 
 
+def events_of(
+    messages: Iterable[Record], statistics: RecordStatistics, own_topics: Container[str]
+) -> list[Event]:
+    """The events that `messages` hold, in their order, without those that report an error."""
+    events: list[Event] = []
+    topic = ""
+    for message in messages:
+        if message.error() is not None:
+            continue
+        named = message.topic()
+        if named != topic:
+            # Each message has a text of its own: one for all is less to keep, and compared at a glance.
+            topic = sys.intern(named)
+        events.append(_event(message, topic, statistics, own_topics))
+    return events
+
+
 def event_of(record: Record, statistics: RecordStatistics, own_topics: Container[str] = ()) -> Event:
     """The event that `record` holds. Reserved headers survive from `own_topics` only."""
+    return _event(record, record.topic(), statistics, own_topics)
+
+
+def _event(record: Record, topic: str, statistics: RecordStatistics, own_topics: Container[str]) -> Event:
     kind, published_ms = record.timestamp()
     if kind == _NO_TIMESTAMP:
         published_ms = -1
-    topic, value = record.topic(), record.value()
+    value = record.value()
     flaw: str | None = None
     try:
         headers = record.headers()
