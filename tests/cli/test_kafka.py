@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -44,6 +46,7 @@ def test_a_broker_in_the_background(project: Path) -> None:
     assert started.returncode == 0, started.stderr
     kafka = LocalKafka(project / ".pelton" / "kafka")
     assert f'kafka: {{ bootstrap.servers: "{kafka.bootstrap}" }}' in started.stdout
+    assert "  end it:         pelton kafka stop\n" in started.stdout
     assert kafka.status().serving
 
     status = pelton("status", cwd=project)
@@ -58,6 +61,13 @@ def test_a_broker_in_the_background(project: Path) -> None:
     assert elsewhere.returncode != 0
     assert f"already runs from {kafka.directory} at {kafka.bootstrap}" in elsewhere.stderr
     assert "Traceback" not in elsewhere.stderr
+
+    # What is said to be typed is for the directory that was meant.
+    where = os.path.join(project.name, ".pelton", "kafka")
+    from_above = pelton("start", "--port", "1", "--directory", where, cwd=project.parent)
+    said = re.search("end it with `pelton kafka (.*)`", from_above.stderr)
+    assert said is not None
+    assert shlex.split(said[1]) == ["stop", "--directory", where]
 
     logs = pelton("logs", "--lines", "2", cwd=project)
     assert len(logs.stdout.splitlines()) == 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 import time
 from collections import deque
@@ -81,7 +82,7 @@ def start(
         if foreground or (port and not status.bootstrap.endswith(f":{port}")):
             raise LocalKafkaError(
                 f"Kafka already runs from {kafka.directory} at {status.bootstrap} (process {status.pid});"
-                " use it, or end it with `pelton kafka stop`"
+                f" use it, or end it with `{_command('stop', directory)}`"
             )
         say(f"Kafka {status.version} already serves at {status.bootstrap} (process {status.pid})")
         return
@@ -90,7 +91,7 @@ def start(
         return
     kafka.start()
     announce(kafka)
-    say("  end it:         pelton kafka stop")
+    say(f"  end it:         {_command('stop', directory)}")
 
 
 @app.command
@@ -168,7 +169,8 @@ def logs(*, follow: bool = False, lines: int = LOG_LINES, directory: Directory =
             if follow:
                 follow_on(path, file)
     except FileNotFoundError:
-        raise LocalKafkaError(f"there is no log at {path}; `pelton kafka start` makes one") from None
+        makes = _command("start", directory)
+        raise LocalKafkaError(f"there is no log at {path}; `{makes}` makes one") from None
     except KeyboardInterrupt:
         pass
 
@@ -184,13 +186,19 @@ def reset(*, directory: Directory = DIRECTORY) -> None:
     """
     kafka = broker(directory)
     kafka.reset()
-    say(f"Kafka's data in {kafka.directory} is gone; `pelton kafka start` begins anew")
+    say(f"Kafka's data in {kafka.directory} is gone; `{_command('start', directory)}` begins anew")
 
 
 def broker(directory: Path, *, port: int = 0, foreground: bool = False, heap_mb: int = HEAP_MB) -> LocalKafka:
     from pelton.local.broker import LocalKafka
 
     return LocalKafka(directory, port=port, supervised=foreground, heap_mb=heap_mb)
+
+
+def _command(name: str, directory: Path) -> str:
+    """What to type here for the broker of this directory."""
+    where = "" if directory == DIRECTORY else f" --directory {shlex.quote(str(directory))}"
+    return f"pelton kafka {name}{where}"
 
 
 def run_in_foreground(kafka: LocalKafka) -> None:
