@@ -428,9 +428,9 @@ class ConsumerThread:
 
     def _look_for_error(self, message: Message) -> None:
         error = message.error()
-        topic, partition = message.topic(), message.partition()
         if error is None:
             return
+        topic, partition = message.topic(), message.partition()
         if not is_offset_lost(error):
             self._complaints.judge(error)
         elif topic is not None and partition is not None:
