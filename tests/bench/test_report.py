@@ -86,6 +86,56 @@ def test_events_per_cpu_second_are_counted_by_the_bridge(mode: str, cpu_s: float
     assert [one.verdict for one in judged] == [MISSED]
 
 
+@pytest.mark.parametrize(
+    ("mode", "cpu_s", "told"),
+    [
+        ("stream", 4.1, "0.41 × its CPU an event, ≤ 0.42 ×: met"),
+        ("stream", 4.2, "0.42 × its CPU an event, ≤ 0.42 ×: **missed**"),
+        ("aio", 52.0, "5.20 × its CPU an event, ≤ 5.21 ×: met"),
+        ("aio", 52.2, "5.22 × its CPU an event, ≤ 5.21 ×: **missed**"),
+    ],
+)
+def test_cpu_is_told_beside_the_go_loop_in_the_same_rounds(mode: str, cpu_s: float, told: str) -> None:
+    results = recorded()
+    keyed = speed(results, "go-keyed:0:64")
+    # A computer whose speed changes between the rounds.
+    slower = (1.0, 2.0, 3.0)
+    results.found[keyed] = [throughput(1e6, cpu_s=10.0 * times) for times in slower]
+    for out in (256, 1_000):
+        ours = speed(results, f"{mode}:0:{out}")
+        results.found[ours] = [throughput(1e6, cpu_s=cpu_s * times) for times in slower]
+    of = f"{mode}, key order, 0 ms"
+    [beside] = [one.beside for one in budgets(results) if one.of == of and "CPU-second" in one.asked]
+    assert beside == told
+    del results.found[keyed]
+    del results.found[speed(results, "go-keyed:0:512")]
+    assert {one.beside for one in budgets(results) if one.of == of} == {""}
+
+
+@pytest.mark.parametrize(
+    ("p50_ms", "p99_ms", "told"),
+    [
+        (4.4, 13.5, "2.20 × its p50, ≤ 2.21 ×; 1.35 × its p99, ≤ 1.35 ×: met"),
+        (4.6, 13.5, "2.30 × its p50, ≤ 2.21 ×; 1.35 × its p99, ≤ 1.35 ×: **missed**"),
+        (4.4, 14.0, "2.20 × its p50, ≤ 2.21 ×; 1.40 × its p99, ≤ 1.35 ×: **missed**"),
+    ],
+)
+def test_latency_is_told_beside_the_go_loop_in_the_same_rounds(
+    p50_ms: float, p99_ms: float, told: str
+) -> None:
+    results = recorded()
+    slow = Late(2.0, 10.0, 90.0, 90.0, 0.5, 5_000, 0, 0)
+    for cell in results.latencies():
+        if cell.per_second == 500 and cell.bridge.mode == "go-keyed":
+            results.found[cell] = [slow]
+    results.found[Latency(Bridge("native", 256), 500)] = [replace(slow, p50_ms=p50_ms, p99_ms=p99_ms)]
+    found = line(results, "latency at 500 events/s, native")
+    assert (found.verdict, found.beside) == (MISSED, told)
+    for cell in [cell for cell in results.latencies() if cell.bridge.mode == "go-keyed"]:
+        del results.found[cell]
+    assert line(results, "latency at 500 events/s, native").beside == ""
+
+
 def test_order_none_and_two_workers_are_not_what_a_budget_is_met_with() -> None:
     results = recorded()
     results.found[speed(results, "native:1:256:none")] = [throughput(1e9)]

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import count
 from typing import cast
 
 import pytest
 
 from pelton.bridge import hops as module
-from pelton.bridge.hops import GATHER_S, GATHERS_MAX, TRIES_MAX, AtomicSink
+from pelton.bridge.hops import (
+    GATHER_S,
+    GATHERED_MAX_S,
+    GATHERED_S,
+    GATHERED_TO_TOOK,
+    TRIES_MAX,
+    AtomicSink,
+)
 from pelton.bridge.logs import PumpLog
 from pelton.core.actions import Commit, Hop
 from pelton.core.delivery import Delivery
@@ -69,10 +77,35 @@ class FakeWriter:
         told(Ended("refused" if refusals else error, refusals, unknown))
 
 
+class Gathering:
+    """The sink's loop: counts what is waited for others, and waits for nothing. Time passes when told to."""
+
+    def __init__(self) -> None:
+        self.waits_s: list[float] = []
+        #: What happens during each wait.
+        self.meanwhile: Callable[[], None] = lambda: None
+        self._loop = asyncio.get_running_loop()
+        self._now_s = 1_000.0
+
+    def takes(self, seconds: float) -> None:
+        self._now_s += seconds
+
+    def time(self) -> float:
+        return self._now_s
+
+    def call_soon(self, callback: Callable[..., None], *args: object) -> asyncio.Handle:
+        return self._loop.call_soon(callback, *args)
+
+    def call_later(self, delay_s: float, callback: Callable[..., None], *args: object) -> asyncio.Handle:
+        self.waits_s.append(delay_s)
+        self.meanwhile()
+        return self._loop.call_soon(callback, *args)
+
+
 class Hopping(Stage):
     """A stage whose sink is the real one; the consumer's quiet comes when told to, or at once."""
 
-    def __init__(self, *, follow: bool = False) -> None:
+    def __init__(self, *, follow: bool = False, gathering: Gathering | None = None) -> None:
         super().__init__(follow=follow, attempts=1)
         self.writer = FakeWriter()
         self.asked: list[tuple[set[Partition], OnQuiet]] = []
@@ -82,7 +115,7 @@ class Hopping(Stage):
             self.writer,
             self._quiet,
             lambda hop: Outgoing("dlq.s", hop.delivery.event.key, b"letter"),
-            asyncio.get_running_loop(),
+            asyncio.get_running_loop() if gathering is None else cast(asyncio.AbstractEventLoop, gathering),
             PumpLog("s"),
         )
         self.pump._sink = sink
@@ -108,10 +141,10 @@ class Hopping(Stage):
         return self.pump.tally.dead_lettered
 
 
-def hopping(count: int = 3) -> Hopping:
-    stage = Hopping()
+def hopping(events: int = 3, *, gathering: Gathering | None = None) -> Hopping:
+    stage = Hopping(gathering=gathering)
     stage.assign(0)
-    stage.feed(*(event(offset, key=None) for offset in range(count)))
+    stage.feed(*(event(offset, key=None) for offset in range(events)))
     return stage
 
 
@@ -147,37 +180,44 @@ async def test_what_comes_meanwhile_is_in_the_next_one() -> None:
     assert stage.dead == 3
 
 
-async def test_it_gathers_while_others_come_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "GATHER_S", 0.0)
-    stage = hopping(3 * GATHERS_MAX)
-    for offset in range(3 * GATHERS_MAX):
-        if stage.writer.is_open:
-            break
-        stage.fail(offset)
-        await asyncio.sleep(0)
-    (gathered,) = [offsets for offsets, _ in stage.writer.written]
-    # One comes with each look; the writer is got ready before the first, and it is quiet after the last.
-    assert GATHERS_MAX <= len(gathered) <= GATHERS_MAX + 3
+async def test_the_longer_others_come_the_longer_it_waits_and_not_for_ever() -> None:
+    gathering = Gathering()
+    stage = hopping(20, gathering=gathering)
+    offsets = count()
+    gathering.meanwhile = lambda: stage.fail(next(offsets))
+    stage.fail(next(offsets))
+    await stage.opens()
+    assert gathering.waits_s == pytest.approx([0.01, 0.02, 0.04, 0.08])
+    assert sum(gathering.waits_s) == pytest.approx(GATHERED_S)
+    assert [offsets for offsets, _ in stage.writer.written] == [[0, 1, 2, 3, 4]]
 
 
-async def test_the_longer_others_come_the_longer_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = hopping(GATHERS_MAX + 1)
-    waits_s: list[float] = []
-    loop = asyncio.get_running_loop()
-    later = loop.call_later
-
-    def no_wait(delay_s: float, callback: Callable[..., None], *args: object) -> asyncio.TimerHandle:
-        if getattr(callback, "__name__", "") == AtomicSink._gather.__name__:
-            waits_s.append(delay_s)
-            # Another one comes meanwhile.
-            stage.fail(len(waits_s))
-            delay_s = 0.0
-        return later(delay_s, callback, *args)
-
-    monkeypatch.setattr(loop, "call_later", no_wait)
+async def test_what_nobody_joins_waits_once() -> None:
+    gathering = Gathering()
+    stage = hopping(gathering=gathering)
     stage.fail(0)
     await stage.opens()
-    assert waits_s == [GATHER_S * 2**times for times in range(GATHERS_MAX)]
+    assert gathering.waits_s == [GATHER_S]
+
+
+@pytest.mark.parametrize(
+    ("took_s", "in_all_s"),
+    [(0.001, GATHERED_S), (0.03, GATHERED_TO_TOOK * 0.03), (8.0, GATHERED_MAX_S)],
+    ids=["quick", "slow", "hardly there"],
+)
+async def test_the_slower_the_broker_the_longer_it_gathers(took_s: float, in_all_s: float) -> None:
+    gathering = Gathering()
+    stage = hopping(20, gathering=gathering)
+    offsets = count()
+    stage.fail(next(offsets))
+    await stage.opens()
+    gathering.takes(took_s)
+    stage.writer.end()
+    gathering.waits_s.clear()
+    gathering.meanwhile = lambda: stage.fail(next(offsets))
+    stage.fail(next(offsets))
+    await stage.opens()
+    assert sum(gathering.waits_s) == pytest.approx(in_all_s)
 
 
 async def test_a_transaction_that_is_full_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,11 +35,15 @@ from pelton.subscription import Subscription
 __all__ = ["AtomicSink", "Hops", "Told"]
 
 #: A transaction costs about the same for one record as for many, so the first one waits for others; and the
-#: broker needs as long to be done with the one before. As long as others come it waits again, twice as long
-#: and so often at most (150 ms in all): where many keys fail, fewer transactions take less from the others.
-#: Where few do, all of them are here soon, each with its key waiting, and it goes at once.
+#: broker needs as long to be done with the one before. As long as others come it waits again, twice as long:
+#: where many keys fail, fewer transactions take less from the others. Where few do, all of them are here
+#: soon, each with its key waiting, and it goes at once.
 GATHER_S = 0.01
-GATHERS_MAX = 4
+#: All of these waits together; or so many times as long as the transaction before took, since a broker that
+#: is slow to write one has better things to do than the next; and never longer than the last.
+GATHERED_S = 0.15
+GATHERED_TO_TOOK = 10.0
+GATHERED_MAX_S = 0.4
 #: Of one transaction: it must be written well within the 10 s after which the broker ends it.
 HOPS_MAX = 500
 BYTES_MAX = 4 << 20
@@ -195,6 +199,9 @@ class AtomicSink:
         self._group = _Group([])
         #: When the gathering looks again whether others have come.
         self._look: asyncio.TimerHandle | None = None
+        #: When the last transaction began, and how long it took: quiet, the broker, and the way there.
+        self._begun_s = 0.0
+        self._took_s = 0.0
 
     def submit(self, hops: Sequence[Hop]) -> None:
         if self._stage is Stage.LOST:
@@ -209,7 +216,7 @@ class AtomicSink:
         if self._stage is Stage.IDLE:
             self._prepare()
         elif self._stage is Stage.GATHERING and waiting < HOPS_MAX <= len(self._fresh):
-            self._look_again(0.0, GATHERS_MAX)
+            self._look_again(0.0, GATHERED_MAX_S)
 
     def _prepare(self) -> None:
         if not self._fresh and not self._again:
@@ -230,19 +237,22 @@ class AtomicSink:
             self._begin()
         else:
             self._stage = Stage.GATHERING
-            self._look_again(GATHER_S, 1)
+            self._look_again(GATHER_S, GATHER_S)
 
-    def _gather(self, seen: int, times: int) -> None:
+    def _gather(self, seen: int, waited_s: float) -> None:
         """As long as others come, and not for ever."""
-        if seen < len(self._fresh) < HOPS_MAX and times < GATHERS_MAX:
-            self._look_again(GATHER_S * 2**times, times + 1)
+        left_s = min(GATHERED_MAX_S, max(GATHERED_S, GATHERED_TO_TOOK * self._took_s)) - waited_s
+        if seen < len(self._fresh) < HOPS_MAX and left_s > 0.0:
+            wait_s = min(waited_s + GATHER_S, left_s)
+            self._look_again(wait_s, waited_s + wait_s)
         else:
             self._begin()
 
-    def _look_again(self, wait_s: float, times: int) -> None:
+    def _look_again(self, wait_s: float, waited_s: float) -> None:
+        """In `wait_s`; it will have waited `waited_s` in all by then."""
         if self._look is not None:
             self._look.cancel()
-        self._look = self._loop.call_later(wait_s, self._gather, len(self._fresh), times)
+        self._look = self._loop.call_later(wait_s, self._gather, len(self._fresh), waited_s)
 
     def _begin(self) -> None:
         """Nothing is committed beside the transaction from here on."""
@@ -253,6 +263,7 @@ class AtomicSink:
         engines = _engines(group.hops)
         for engine in engines:
             engine.due.hold()
+        self._begun_s = self._loop.time()
         self._stage = Stage.HOLDING
         self._quiet([engine.partition for engine in engines], self._on_quiet)
 
@@ -273,6 +284,7 @@ class AtomicSink:
         self._writer.submit(records, commits, quiet, self._on_ended)
 
     def _on_ended(self, ended: Ended[Hop]) -> None:
+        self._took_s = self._loop.time() - self._begun_s
         group = self._group
         engines = _engines(group.hops)
         if ended.unknown:
