@@ -270,6 +270,10 @@ def test_the_report_is_whole_and_its_images_are_there(tmp_path: Path) -> None:
         assert f"## {part}" in readme or f"keys {part}" in readme
     assert "```sh\nmake bench ARGS=--write\n```" in readme
     assert "made up, 2 cores" in readme
+    beside = [one.beside for one in budgets(recorded()) if one.beside]
+    assert len(beside) == 5
+    assert all(f" | {told} |" in readme for told in beside)
+    assert "took 16 µs of CPU" in readme
     assert "No figure" not in readme
     (tmp_path / "scaling.md").write_text("mine")
     assert {path.name for path in write(files, tmp_path)} == files.keys()
