@@ -220,18 +220,31 @@ async def test_the_slower_the_broker_the_longer_it_gathers(took_s: float, in_all
     assert sum(gathering.waits_s) == pytest.approx(in_all_s)
 
 
-async def test_a_transaction_that_is_full_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("full", ["HOPS_MAX", "BYTES_MAX"])
+async def test_a_transaction_that_is_full_waits_for_nobody(
+    full: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Longer than the test may take.
     monkeypatch.setattr(module, "GATHER_S", 3600.0)
-    monkeypatch.setattr(module, "HOPS_MAX", 3)
-    stage = hopping(4)
+    stage = hopping(7)
+    size_bytes = stage.delivery(0).size_bytes
+    monkeypatch.setattr(module, full, 3 if full == "HOPS_MAX" else 3 * size_bytes)
     stage.fail(0)
     for _ in range(10):
         await asyncio.sleep(0)
     assert not stage.writer.is_open, "it waits for others"
     stage.fail(1, 2)
     await stage.opens()
-    assert [offsets for offsets, _ in stage.writer.written] == [[0, 1, 2]]
+    # As many again are there when it has ended; then one that is alone once more.
+    stage.fail(3, 4, 5)
+    stage.writer.end()
+    await stage.opens()
+    stage.writer.end()
+    assert [offsets for offsets, _ in stage.writer.written] == [[0, 1, 2], [3, 4, 5]]
+    stage.fail(6)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not stage.writer.is_open, "what has left fills it no more"
 
 
 async def test_nothing_is_written_before_it_is_quiet() -> None:
@@ -364,7 +377,8 @@ async def test_what_is_not_known_is_left_to_the_next_start() -> None:
     assert stage.holds()
 
 
-async def test_a_producer_that_cannot_be_made_refuses_them_all() -> None:
+async def test_a_producer_that_cannot_be_made_refuses_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BYTES_MAX", 1)
     stage = hopping()
     stage.writer.unprepared = "no broker"
     stage.fail(0, 1)
@@ -372,6 +386,7 @@ async def test_a_producer_that_cannot_be_made_refuses_them_all() -> None:
     await until(lambda: engine.unwritten == 2, "both to be refused")
     assert stage.writer.written == []
     assert not engine.due.held
+    assert not cast(AtomicSink, stage.pump._sink)._full, "they are its no more"
 
 
 async def test_a_transaction_is_bounded() -> None:
@@ -381,7 +396,7 @@ async def test_a_transaction_is_bounded() -> None:
     stage.feed(*(event(offset, key=None, value=bytes(10)) for offset in range(4)))
     deliveries: list[Delivery] = [stage.delivery(offset) for offset in range(4)]
     size_bytes = deliveries[0].size_bytes
-    sink._fresh.extend(Hop(delivery, WRONG) for delivery in deliveries)
+    sink.submit([Hop(delivery, WRONG) for delivery in deliveries])
     module_bytes, module.BYTES_MAX = module.BYTES_MAX, 2 * size_bytes
     try:
         assert len(sink._next().hops) == 2

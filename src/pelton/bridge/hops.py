@@ -191,6 +191,7 @@ class AtomicSink:
         self._stage = Stage.IDLE
         #: All are bounded by the engines' open events.
         self._fresh: deque[Hop] = deque()
+        self._fresh_bytes = 0
         #: What has been in a transaction that came to nothing, and goes into one again before all others.
         self._again: deque[_Group] = deque()
         #: Whose records were refused for what they are: each is written alone.
@@ -207,16 +208,22 @@ class AtomicSink:
         if self._stage is Stage.LOST:
             self._loop.call_soon(self._told.on_produced, [(hop, "this process ends") for hop in hops])
             return
-        waiting = len(self._fresh)
+        was_full = self._full
         for hop in hops:
             if hop.delivery in self._at_fault:
                 self._again.append(_Group([hop]))
             else:
                 self._fresh.append(hop)
+                self._fresh_bytes += hop.delivery.size_bytes
         if self._stage is Stage.IDLE:
             self._prepare()
-        elif self._stage is Stage.GATHERING and waiting < HOPS_MAX <= len(self._fresh):
+        elif self._stage is Stage.GATHERING and self._full and not was_full:
             self._look_again(0.0, GATHERED_MAX_S)
+
+    @property
+    def _full(self) -> bool:
+        """What has come fills a transaction, which waits for nobody then."""
+        return len(self._fresh) >= HOPS_MAX or self._fresh_bytes >= BYTES_MAX
 
     def _prepare(self) -> None:
         if not self._fresh and not self._again:
@@ -231,9 +238,10 @@ class AtomicSink:
             hops = [hop for group in [*groups, self._fresh] for hop in group]
             self._again.clear()
             self._fresh.clear()
+            self._fresh_bytes = 0
             self._stage = Stage.IDLE
             self._told.on_produced([(hop, error) for hop in hops])
-        elif self._again or len(self._fresh) >= HOPS_MAX:
+        elif self._again or self._full:
             self._begin()
         else:
             self._stage = Stage.GATHERING
@@ -242,7 +250,7 @@ class AtomicSink:
     def _gather(self, seen: int, waited_s: float) -> None:
         """As long as others come, and not for ever."""
         left_s = min(GATHERED_MAX_S, max(GATHERED_S, GATHERED_TO_TOOK * self._took_s)) - waited_s
-        if seen < len(self._fresh) < HOPS_MAX and left_s > 0.0:
+        if seen < len(self._fresh) and not self._full and left_s > 0.0:
             wait_s = min(waited_s + GATHER_S, left_s)
             self._look_again(wait_s, waited_s + wait_s)
         else:
@@ -345,12 +353,14 @@ class AtomicSink:
         size_bytes = 0
         while self._fresh and len(hops) < HOPS_MAX:
             hop = self._fresh[0]
+            its_bytes = hop.delivery.size_bytes
             if not hop.delivery.engine.closed:
-                size_bytes += hop.delivery.size_bytes
+                size_bytes += its_bytes
                 if hops and size_bytes > BYTES_MAX:
                     break
                 hops.append(hop)
             self._fresh.popleft()
+            self._fresh_bytes -= its_bytes
         return _Group(hops)
 
 
