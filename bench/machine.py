@@ -8,18 +8,23 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 
 from bench.cells import EVENT_BYTES, KEYS, PARTITIONS
 from bench.processes import JVM_OPTIONS
 from pelton.cli.version import is_compiled
 from pelton.local.download import KAFKA_VERSION
 
-__all__ = ["command", "describe", "now"]
+__all__ = ["command", "describe", "now", "pulse_ms"]
 
 LOOPS = Path(__file__).parent / "loops"
+#: Of the loop that tells how fast the computer is at the moment.
+PULSE_STEPS = 200_000
+PULSE_TIMES = 5
 
 
 def command(target: str) -> str:
@@ -31,6 +36,20 @@ def command(target: str) -> str:
 def now() -> str:
     """To the minute."""
     return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def pulse_ms() -> float:
+    """How long a fixed piece of Python takes at the moment, for a million steps of it: one computer has good
+    hours and bad ones. The median of a few, since it is of the hour and not of the best moment in it."""
+    took_s: list[float] = []
+    for _ in range(PULSE_TIMES):
+        begun = time.perf_counter()
+        held: dict[int, tuple[int, int]] = {}
+        for number in range(PULSE_STEPS):
+            # Objects that come and go, as events do.
+            held[number & 0xFFF] = (number, number + 1)
+        took_s.append(time.perf_counter() - begun)
+    return median(took_s) * 1_000.0 * (1_000_000 / PULSE_STEPS)
 
 
 def describe() -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from bench import svg, tables
+from bench import figures, svg, tables
 from bench.cells import CONCURRENCY_MORE, DELAYS_MS, JVM_LOOPS, MODES, Speed
 from bench.results import Results, Throughput
 from bench.scaling_report import Backlog, backlog_told
@@ -295,6 +295,14 @@ def _rounds(results: Results) -> str:
     return f"{whole} or {whole + 1}" if results.is_cut else str(results.rounds)
 
 
+def _hour(results: Results) -> list[tuple[str, str]]:
+    """How fast the computer was while it measured."""
+    if not results.pulses_ms:
+        return []
+    told = figures.spread(results.pulses_ms)
+    return [("its hours", f"a million steps of a loop in this Python, before each run: {told} ms")]
+
+
 def _readme(results: Results, lines: Sequence[Line], charts: Sequence[str], scaling: bool) -> str:
     parts = [
         "# Performance\n",
@@ -308,7 +316,7 @@ def _readme(results: Results, lines: Sequence[Line], charts: Sequence[str], scal
             [[line.of, line.asked, line.found, line.verdict, line.beside] for line in lines],
         ),
         "## On what\n",
-        _table(["", ""], [[name, text] for name, text in results.machine]),
+        _table(["", ""], [[name, text] for name, text in [*results.machine, *_hour(results)]]),
         "## How\n",
         SETUP.format(rounds=_rounds(results), go_cpu=GO_CPU_US, go_p50=GO_P50_MS, go_p99=GO_P99_MS) + "\n",
         "Again, on a computer that does nothing else:\n",

@@ -111,6 +111,8 @@ class Results:
     #: The names of all cells that were asked for.
     planned: list[str] = field(default_factory=list)
     took_s: float = 0.0
+    #: `machine.pulse_ms` before each measurement.
+    pulses_ms: list[float] = field(default_factory=list)
     #: Modes that are not measured, and why.
     missing: dict[str, str] = field(default_factory=dict)
     #: Runs that do not count, by the cell's name, and why.
@@ -163,6 +165,7 @@ class Results:
                 "whole_rounds": self.whole_rounds,
                 "planned": self.planned,
                 "took_s": self.took_s,
+                "pulses_ms": self.pulses_ms,
                 "missing": self.missing,
                 "refused": self.refused,
                 "cells": rows,
@@ -179,6 +182,5 @@ class Results:
             cell = kind(**{**row["cell"], "bridge": Bridge(**row["cell"]["bridge"])})
             found[cell] = [result(**one) for one in row["found"]]
         machine = [(name, text) for name, text in told["machine"]]
-        names = ("command", "began", "rounds", "whole_rounds", "planned", "took_s", "missing", "refused")
-        rest = {name: told[name] for name in names}
-        return cls(machine=machine, found=found, **rest)
+        kept = {name: told[name] for name in told.keys() - {"machine", "cells"}}
+        return cls(machine=machine, found=found, **kept)

@@ -143,6 +143,7 @@ def _round(
         begin = time.monotonic()
         if begin >= until:
             raise Cut("the minutes that were given are over")
+        results.pulses_ms.append(machine.pulse_ms())
         try:
             if not isinstance(cell, Latency):
                 bench.prepare(Events(cell.events))

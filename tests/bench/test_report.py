@@ -32,6 +32,7 @@ def test_a_record_comes_back_as_it_was() -> None:
     results = recorded()
     results.missing["share-group"] = "no `mvn` is on the path"
     results.refused["kill:go-keyed"] = ["10 of 20 events settled"]
+    results.pulses_ms = [61.5, 110.0]
     assert Results.from_json(results.to_json()) == results
 
 
@@ -260,6 +261,13 @@ def test_what_is_missing_or_refused_is_named_with_its_reason() -> None:
     readme = report(results)["README.md"]
     assert "- **share-group** is missing: no `mvn` is on the path\n" in readme
     assert "- `kill:go-keyed`: 2 of 3 runs do not count: 10 of 20 events settled\n" in readme
+
+
+def test_how_fast_the_computer_was_is_told_where_it_was_asked() -> None:
+    results = recorded()
+    assert "its hours" not in report(results)["README.md"]
+    results.pulses_ms = [61.0, 110.0, 55.0]
+    assert "before each run: 61 (55–110) ms |" in report(results)["README.md"]
 
 
 def test_the_report_is_whole_and_its_images_are_there(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from bench import run
+from bench import machine, run
 from bench.cells import Cell, choose
 from bench.measure import Bench
 from bench.processes import Failed
@@ -67,3 +67,12 @@ def test_what_a_kill_does_to_a_loop_is_measured_once() -> None:
     for number in range(2):
         run._round(cast("Bench", Measuring()), cells, number, 1.0, results, FOREVER)
     assert [len(results.found[cell]) for cell in cells] == [2, 1, 2]
+
+
+def test_how_fast_the_computer_is_is_asked_before_each_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "PULSE_STEPS", 10)
+    monkeypatch.setattr(machine, "PULSE_TIMES", 2)
+    results = Results([], "", "", 1)
+    rounds(results, aio=Failed("why"))
+    assert len(results.pulses_ms) == len(CELLS)
+    assert min(results.pulses_ms) > 0.0
