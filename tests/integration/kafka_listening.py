@@ -48,7 +48,9 @@ def produce(bootstrap: str, topic: str, records: Sequence[dict[str, Any]]) -> li
 
         return done
 
-    with Producer({"bootstrap.servers": bootstrap, "linger.ms": 5}) as producer:
+    # Without idempotence a batch that a new topic's leader refuses at first is written behind the next one.
+    settings = {"bootstrap.servers": bootstrap, "linger.ms": 5, "enable.idempotence": True}
+    with Producer(settings) as producer:
         for index, record in enumerate(records):
             producer.produce(topic, on_delivery=report(index), **record)
         assert producer.flush(DEADLINE_S) == 0
