@@ -75,6 +75,11 @@ def committed(bootstrap: str, group: str, topic: str) -> TopicPartition:
     return answer
 
 
+def id_of(admin: AdminClient, topic: str) -> str:
+    described = admin.describe_topics(TopicCollection([topic]))[topic].result(ASK_TIMEOUT_S)
+    return str(described.topic_id)
+
+
 @PROTOCOLS
 async def test_a_topic_made_again_is_read_from_its_beginning_however_long_it_is_already(
     kafka: LocalKafka, create_topic: CreateTopic, settings: dict[str, Any]
@@ -90,15 +95,26 @@ async def test_a_topic_made_again_is_read_from_its_beginning_however_long_it_is_
         make_again(admin, topic)
         # More than the old one had: the offset to read next is in this log as well.
         produce(kafka.bootstrap, topic, numbered("new ", 30))
-        await until(lambda: set(counted(30)) <= set(texts(listener, "new ")), "all of the new log")
-        # Loud; and from the beginning on in order, whatever was read out of turn before it was noticed.
-        assert texts(listener, "new ")[-30:] == counted(30)
-        assert [(where, got) for where, _, got in listener.offsets_lost] == [(partition, 0)]
+        # From the beginning on in order, whatever was read out of turn before it was noticed.
+        await until(lambda: texts(listener, "new ")[-30:] == counted(30), "all of the new log")
+        # Loud; twice where the new log was found shorter, being empty still, before its id was looked at.
+        assert {(where, got) for where, _, got in listener.offsets_lost} == {(partition, 0)}
         assert not listener.failures
         # Who dies now must not leave the old log's offset to the next owner.
-        await until(lambda: committed(kafka.bootstrap, f"g-{topic}", topic).offset == 0, "where it begins")
-        listener.consumer.commit({partition: Commit(30, "")})
-        await until(lambda: listener.committed.get(partition) == 30, "a commit in the new log")
+        log_id = id_of(admin, topic)
+
+        def begins() -> bool:
+            answer = committed(kafka.bootstrap, f"g-{topic}", topic)
+            return answer.offset == 0 and log_id.startswith(untagged(answer.metadata or "")[1][:8] or "no")
+
+        await until(begins, "where it begins, and the new log's id beside it")
+
+        def commits() -> bool:
+            # One from before the listener has heard that it begins anew is refused.
+            listener.consumer.commit({partition: Commit(30, "")})
+            return listener.committed.get(partition) == 30
+
+        await until(commits, "a commit in the new log")
 
 
 async def test_a_commit_of_a_log_that_is_gone_is_not_believed(
@@ -116,8 +132,7 @@ async def test_a_commit_of_a_log_that_is_gone_is_not_believed(
     metadata, topic_id = untagged(committed(kafka.bootstrap, group, topic).metadata or "")
     assert metadata == "map"
     admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
-    described = admin.describe_topics(TopicCollection([topic]))[topic].result(ASK_TIMEOUT_S)
-    assert str(described.topic_id).startswith(topic_id[:8])
+    assert id_of(admin, topic).startswith(topic_id[:8])
 
     another = "A" * 8 + topic_id[8:]
     commit_by_hand(kafka.bootstrap, group, TopicPartition(topic, 0, 10, tagged("map", another)))
