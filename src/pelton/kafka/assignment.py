@@ -23,6 +23,7 @@ class Held:
         "events",
         "flowing",
         "heard",
+        "lost_at",
         "lost_wanted",
         "next_offset",
         "partition",
@@ -55,6 +56,8 @@ class Held:
         self.released = False
         #: The offset that the log no longer had, until it is known where to go on; -1 otherwise.
         self.lost_wanted = -1
+        #: When the client said so, by the caller's clock.
+        self.lost_at = 0.0
         self.next_offset = -1
         #: The broker's; a commit below it can only come from an assignment that is gone.
         self.committed = -1

@@ -86,6 +86,7 @@ class Placing:
         # One that is not placed yet has been reading from nowhere; see `_on_assign`.
         if held is not None and held.announced and held.lost_wanted < 0:
             held.lost_wanted = held.next_offset
+            held.lost_at = time.monotonic()
             held.flowing = False
 
     def start_over(self, topic: str) -> None:
@@ -155,6 +156,9 @@ class Placing:
     def _place_lost(self, now: float) -> None:
         """Go on at the earliest offset the log still has, and say so."""
         for held in list(self._assignment.to_find(now)):
+            # Of a log that was made again all partitions begin anew, once, and with its id beside the commit.
+            if not held.anew and not self._topic_ids.looked_since(held.lost_at, now):
+                continue
             wanted = held.lost_wanted
             try:
                 low, high = end_of(self._client, held.partition)
