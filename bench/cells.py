@@ -73,22 +73,22 @@ SHARING_OUT_S = 4.0
 #: most, the events are counted out: a cell that is slower than that takes longer, and is as right.
 MEASURED_S = 2.5
 #: And at the least so many delays: in the first and the last of them not all calls are out.
-MEASURED_DELAYS = 25
+MEASURED_DELAYS = 35
 #: A share group is handed whole batches, which may be so many times what its consumers asked for.
 MORE_OUT = {"share-group": 2}
 #: Calls a second that Pelton, or a loop, makes at most on two cores, by mode.
 PACE_MAX = {
-    "aio": 14_000,
-    "native": 50_000,
-    "stream": 110_000,
+    "aio": 24_000,
+    "native": 55_000,
+    "stream": 160_000,
     "go-keyed": 50_000,
     "go-unordered": 50_000,
     "go-serial": 4_000,
     "parallel-consumer": 14_000,
-    "share-group": 36_000,
+    "share-group": 52_000,
 }
 #: Where the target takes its time, what works in batches is slower by more than the delay.
-PACE_MAX_DELAYED = {**PACE_MAX, "share-group": 22_000}
+PACE_MAX_DELAYED = {**PACE_MAX, "share-group": 45_000}
 #: A call to a target that answers at once, there and back, in milliseconds: what the calls that are out can
 #: be used for beside the delay.
 ROUND_TRIP_MS = 1.0
