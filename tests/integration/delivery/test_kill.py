@@ -17,8 +17,8 @@ EVENTS_A_LIFE = 1_500
 #: Left to do at all times: more than a life gets done between two looks.
 BACKLOG = 5_000
 SEED = "kill"
-#: Long enough that many calls are out at any time.
-DELAY_MS = 20
+#: Long enough that many calls are out at any time, and still some after a look at the metrics.
+DELAY_MS = 80
 #: Pelton's own count right before a kill; how many there were at the kill is told by the journal.
 OUT_MIN = 10
 #: What is settled and not committed yet may repeat: this long, and a commit's round trip (DESIGN, budgets).
@@ -46,11 +46,12 @@ def in_full_swing(world: World, pelton: Pelton, before: float) -> tuple[float, f
 
     def busy() -> bool:
         nonlocal commit_s, total
+        # The look comes last, right before the kill: publishing takes longer than the calls that are out.
+        world.keep_backlog(SEED, BACKLOG, total)
         scrape = pelton.metrics()
         commit_s = max(commit_s, scrape.sum("pelton_commit_seconds"))
         settled = scrape.sum("pelton_events_settled_total")
         total = before + settled
-        world.keep_backlog(SEED, BACKLOG, total)
         return settled >= EVENTS_A_LIFE and scrape.sum("pelton_events_open", state="calling") >= OUT_MIN
 
     until(busy, f"{EVENTS_A_LIFE} events to be settled, with calls out")
