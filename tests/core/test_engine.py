@@ -200,6 +200,56 @@ def test_what_waits_or_is_parked_stands_outside_the_intake_limits() -> None:
     assert rig.limits.subscription.events == rig.limits.process.bytes == 0
 
 
+def test_who_follows_a_letter_stands_outside_the_intake_limits_until_it_is_written() -> None:
+    rig = Rig(intake=Intake(partition_events_max=10, parked_events_max=20))
+    rig.feed(["poison"] * 9)
+    rig.answer(0, "INVALID_ARGUMENT")
+    assert (rig.engine.producing, rig.engine.parked, rig.engine.queued) == (1, 8, 0)
+    rig.feed(["poison"] * 5 + [None] * 8)
+    assert rig.engine.parked == 13
+    assert rig.flows == []
+    rig.assert_accounts()
+    for number in range(14):
+        assert list(rig.letters) == [number]
+        rig.produced(number)
+        rig.assert_accounts()
+        if number < 13:
+            rig.answer(number + 1, "INVALID_ARGUMENT")
+            assert rig.engine.parked == 12 - number
+    assert rig.flows == []
+    for offset in sorted(rig.out):
+        rig.answer(offset)
+    assert rig.limits.subscription.events == rig.limits.process.events == rig.engine.open_events == 0
+
+
+def test_a_pause_for_what_waits_ends_when_half_of_it_has_gone() -> None:
+    rig = Rig(intake=Intake(parked_events_max=4), attempts=100)
+    rig.feed([None] * 4)
+    for offset in range(4):
+        rig.answer(offset, "UNKNOWN")
+        rig.now_ms += 1
+    assert rig.flows == [Flow.PAUSE]
+    while rig.engine.waiting > 2:
+        assert rig.flows == [Flow.PAUSE]
+        assert rig.engine.rests
+        rig.wait_for_deadline()
+    assert rig.flows == [Flow.PAUSE, Flow.RESUME]
+    assert not rig.engine.rests
+
+
+def test_what_waits_makes_no_pause_longer_before_it_is_at_its_bound() -> None:
+    rig = Rig(intake=Intake(partition_events_max=10, parked_events_max=10), attempts=100)
+    rig.feed(["poison"] * 8)
+    rig.answer(0, "UNKNOWN")
+    rig.feed([None] * 10)
+    assert rig.flows == [Flow.PAUSE]
+    for offset in range(8, 13):
+        rig.answer(offset)
+    assert rig.engine.waiting + rig.engine.parked == 8
+    assert rig.flows == [Flow.PAUSE, Flow.RESUME]
+    assert not rig.engine.rests
+
+
 def test_what_waits_has_a_bound_of_its_own() -> None:
     rig = Rig(intake=Intake(partition_events_max=10, parked_events_max=4), attempts=100)
     rig.feed([None] * 4)

@@ -145,6 +145,56 @@ def test_followers_that_wait_again_go_in_front_of_the_rest() -> None:
     assert rig.started == [0, *range(head + 1), *range(head, 401)]
 
 
+def test_behind_a_letter_they_are_forgotten_too() -> None:
+    rig = Rig(intake=Intake(parked_events_max=KEPT))
+    rig.feed(["hot"])
+    rig.answer(0, "INVALID_ARGUMENT")
+    rig.feed(["hot"] * 20)
+    assert (rig.engine.parked, rig.engine.shelved) == (0, 20)
+    rig.feed([None] * 20)
+    assert rig.flows == []
+    rig.assert_accounts()
+
+
+def test_a_key_that_goes_on_failing_has_one_read_however_much_is_parked() -> None:
+    rig = Rig(intake=Intake(parked_events_max=KEPT), attempts=100)
+    rig.feed(["hot"])
+    rig.answer(0, "INVALID_ARGUMENT")
+    rig.feed(["hot"] * 20)
+    rig.feed(["cold"] * 8)
+    rig.answer(21, "UNKNOWN")
+    assert (rig.engine.shelved, rig.engine.parked) == (20, 7)
+    rig.produced(0)
+    assert rig.asked == [(1,)]
+
+
+def test_of_keys_that_go_on_failing_no_more_are_read_than_may_be_parked() -> None:
+    """Or what is read would be forgotten again at once, and read again after the next letter."""
+    keys = [f"key-{number}" for number in range(4)]
+    rig = Rig(intake=Intake(parked_events_max=KEPT))
+    rig.feed(keys)
+    for offset in range(4):
+        rig.answer(offset, "INVALID_ARGUMENT")
+    rig.feed(keys * 50)
+    assert rig.engine.shelved == 200
+    read = 0
+    while rig.engine.open_events:
+        if rig.engine._shelf.asked:
+            asked = rig.asked[-1]
+            assert len(asked) <= KEPT
+            read += len(asked)
+            rig.read_again(*(event(offset, keys[offset % 4]) for offset in asked))
+        elif rig.out:
+            rig.answer(min(rig.out), "INVALID_ARGUMENT")
+        else:
+            rig.produced(min(rig.letters))
+        assert rig.engine.parked < KEPT
+        rig.assert_accounts()
+    assert rig.flows == []
+    assert read == 200, "some were read more than once"
+    assert rig.tally.dead_lettered == 204
+
+
 @pytest.mark.interpreted
 def test_the_shelf_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shelf, "SHELVED_MAX", 100)

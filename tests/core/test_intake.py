@@ -19,10 +19,11 @@ def test_the_intake_has_two_accounts_and_each_delivery_stands_in_one() -> None:
     assert (intake.parked.events, intake.parked.bytes) == (1, 50)
     assert (limits.process.events, limits.subscription.bytes) == (3, 100)
     intake.park(delivery)
-    assert intake.full
-    assert not intake.half_free
+    assert intake.parked.full
+    assert not intake.parked.half_free
+    assert intake.half_free, "what waits takes no room from what may be called"
     intake.unpark(delivery)
-    assert intake.half_free
+    assert intake.parked.half_free
     assert (limits.process.events, limits.subscription.events, intake.parked.events) == (3, 2, 1)
     intake.admit_parked(1, 50)
     assert (limits.process.events, limits.subscription.events, intake.parked.events) == (4, 2, 2)

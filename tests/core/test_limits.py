@@ -30,6 +30,15 @@ def test_a_bound_is_full_by_events_or_by_bytes(
     assert (bound.events, bound.bytes) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("events", "size_bytes", "room"), [(0, 0, 5), (4, 49, 1), (5, 0, 0), (9, 0, 0), (0, 50, 0)]
+)
+def test_a_bound_has_room_until_half_of_it_is_taken(events: int, size_bytes: int, room: int) -> None:
+    bound = Bound(10, 100)
+    bound.take(events, size_bytes)
+    assert bound.room_to_half == room
+
+
 @pytest.mark.parametrize("given", [(2, 0), (0, 2)])
 def test_nothing_is_given_that_was_not_taken(given: tuple[int, int]) -> None:
     bound = Bound(10, 100)

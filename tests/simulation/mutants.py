@@ -486,7 +486,7 @@ def dead_letter_twice() -> Patch:
 
 @mutant("reads on although it has as much as it may have")
 def intake_without_bound() -> Patch:
-    return patch.object(Intake, "full", PropertyMock(return_value=False))
+    return patch.object(Intake, "crowded", PropertyMock(return_value=False))
 
 
 @mutant("never reads on after a pause")

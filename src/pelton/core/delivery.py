@@ -42,7 +42,7 @@ class State(Enum):
     CALLING = "calling"
     #: Between attempts, until its backoff ends or, in a retry tier, until it is due.
     WAITING = "waiting"
-    #: Behind a key that waits.
+    #: Behind a key that waits, or whose hop is not acknowledged yet.
     PARKED = "parked"
     #: Parked, and its event forgotten but for the offset: it is read again when its turn comes near.
     SHELVED = "shelved"

@@ -85,6 +85,8 @@ class Engine:
         self.followed = followed
         #: Intake is paused, as far as this engine has asked for it.
         self.paused = False
+        #: It is paused by what waits in it, whatever room others leave, until half of that has gone.
+        self.rests = False
         #: When something last moved: an attempt started or ended, an event came to its end.
         self.progressed_ms = now_ms
         #: When it last took the probe; the partitions of an open breaker take turns by it.
@@ -276,7 +278,7 @@ class Engine:
         if self._intake.parked.full and self.parked and not self._shelf.full:
             self._forget_parked()
         if self._shelf and not self.draining:
-            actions.read_again = self._shelf.ask(crowded=self._intake.crowded, lowest=self.committed)
+            actions.read_again = self._shelf.ask(lowest=self.committed)
         actions.flow = self._flow()
         return actions
 
@@ -362,11 +364,6 @@ class Engine:
     def untried(self) -> Delivery | None:
         """An event to probe with; see `Turns`."""
         return self._turns.untried
-
-    @property
-    def rests(self) -> bool:
-        """It is paused by what waits in it, whatever room others leave."""
-        return self.paused and not self._intake.parked.half_free
 
     @property
     def drained(self) -> bool:
@@ -495,7 +492,8 @@ class Engine:
     def _forget_parked(self) -> None:
         """The account of what waits is full: who only follows is kept by offset, if others can go on then."""
         if self.subscription.ordering is Ordering.KEY and self.tier is None:
-            self._shelf.forget([*(each.lane for each in self._waiting), *self._lanes.left_blocked()])
+            heads = (*self._waiting, *self._outbox)
+            self._shelf.forget([*(each.lane for each in heads), *self._lanes.left_blocked()])
 
     def _judge(self, delivery: Delivery, outcome: Outcome, now_ms: float) -> None:
         """Carry out what an outcome that is no plain ack means."""
@@ -533,6 +531,10 @@ class Engine:
     def _write(self, hop: Hop) -> None:
         hop.delivery.to(State.PRODUCING)
         self._outbox.add(hop)
+        if hop.delivery.lane is not None:
+            # A key that fails gets as many done as there are transactions: what it has more would fill the
+            # intake of the others.
+            self._lanes.block(hop.delivery.lane)
 
     def _acked(self, acked: list[Delivery], now_ms: float) -> None:
         """These, which came in a row, were taken by the target: the common case, carried out at once."""
@@ -576,11 +578,15 @@ class Engine:
         """Pause at a bound, resume at half of it; pause too while nothing could be done with more."""
         # An open breaker has a use for more until there is an untried event: else it may stay open.
         blocked = self.draining or self._outbox.refused or (not self.breaker.closed and self.untried)
+        # What waits neither begins a pause nor makes one longer before it is at its own bound: else keys that
+        # fail for ever would have the others go on only as fast as their letters.
+        parked = self._intake.parked
+        self.rests = parked.full or (self.rests and not parked.half_free)
         if not self.paused:
-            if blocked or self._intake.full or self._shelf.full:
+            if blocked or self.rests or self._intake.crowded or self._shelf.full:
                 self.paused = True
                 return Flow.PAUSE
-        elif not blocked and self._intake.half_free and self._shelf.half_free:
+        elif not blocked and not self.rests and self._intake.half_free and self._shelf.half_free:
             self.paused = False
             return Flow.RESUME
         return None

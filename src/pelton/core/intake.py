@@ -1,8 +1,9 @@
 """What one partition's open events weigh, and whether it may take in more.
 
 Queued, calling and producing deliveries count against the partition's and the subscription's intake limits.
-Waiting and parked ones count apart, so that a key that fails cannot fill the intake of the others. All of
-them count against the process's bound, which says how much memory they may take.
+Waiting and parked ones count apart, so that a key that fails cannot fill the intake of the others: neither
+between its attempts nor while its dead letter is written. All of them count against the process's bound,
+which says how much memory they may take.
 
 A key that begins to wait takes what was queued behind it along. So a partition may have more parked than its
 parked limit, but never more open in all than that and the partition's limit together.
@@ -25,7 +26,7 @@ class Intake:
     def __init__(self, declared: Declared, limits: Limits) -> None:
         self._limits = limits
         self.active = Bound(declared.partition_events_max, declared.partition_bytes_max)
-        #: Waiting, or parked behind one that waits.
+        #: Waiting, or parked behind one that waits or is on its way to a topic of ours.
         self.parked = Bound(declared.parked_events_max, declared.parked_bytes_max)
 
     def admit(self, events: int, size_bytes: int) -> None:
@@ -69,13 +70,10 @@ class Intake:
 
     @property
     def crowded(self) -> bool:
-        """No more should be brought into memory that may be called."""
+        """No more should be taken in, or brought back into memory, that may be called."""
         return self.active.full or self._limits.full
 
     @property
-    def full(self) -> bool:
-        return self.active.full or self.parked.full or self._limits.full
-
-    @property
     def half_free(self) -> bool:
-        return self.active.half_free and self.parked.half_free and self._limits.half_free
+        """There is room for more that may be called; how much waits, `parked` says."""
+        return self.active.half_free and self._limits.half_free

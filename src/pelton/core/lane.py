@@ -75,7 +75,7 @@ class Lane:
             self._parked += 1
 
     def block(self) -> list[Delivery]:
-        """The head waits. Returns the followers that this parks; each is parked at most once."""
+        """The head has failed. Returns the followers that this parks; each is parked at most once."""
         self.blocked = True
         if self._parked == self._followers:
             return []

@@ -90,6 +90,9 @@ class Lanes:
             if lane.tail:
                 self._shelf.want(lane)
             if head is None:
+                # How much is read of what follows depends on it.
+                if delivery.state is State.ACKED and delivery.started_ms >= slow_before_ms:
+                    lane.costly = False
                 continue
             if head.state is State.PARKED:
                 head.to(State.QUEUED)
@@ -102,7 +105,7 @@ class Lanes:
                 turns.add_next(lane, used_ms, well=delivery.state is State.ACKED)
 
     def block(self, lane: Lane) -> None:
-        """The head waits: whoever follows it is parked."""
+        """The head waits, or is on its way to a topic of ours: whoever follows it is parked."""
         lane.costly = True
         for follower in lane.block():
             follower.to(State.PARKED)

@@ -71,6 +71,11 @@ class Bound:
     def half_free(self) -> bool:
         return self.events * 2 <= self.events_max and self.bytes * 2 <= self.bytes_max
 
+    @property
+    def room_to_half(self) -> int:
+        """So many events more, and it is half full; none where its bytes are already."""
+        return max(0, self.events_max // 2 - self.events) if self.bytes * 2 < self.bytes_max else 0
+
 
 class Slots:
     """Calls that may be out at once, how many of them may be costly (`turns.py`), and what is usual for one.

@@ -6,6 +6,8 @@ somebody, and until then every further failure would only join the queue.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pelton.core.actions import Hop
 from pelton.core.delivery import Delivery
 
@@ -34,6 +36,11 @@ class Outbox:
 
     def __len__(self) -> int:
         return len(self.to_write) + len(self._out) + len(self._again)
+
+    def __iter__(self) -> Iterator[Delivery]:
+        yield from (hop.delivery for hop in self.to_write)
+        yield from self._out
+        yield from (hop.delivery for hop in self._again)
 
     @property
     def in_hand(self) -> bool:

@@ -33,6 +33,8 @@ SHELVED_MAX: Final = 100_000
 READ_EVENTS_MAX: Final = 500
 #: Of one lane, so that several move on together.
 LANE_EVENTS_MAX: Final = 250
+#: Of one whose last call failed, and only when it has nothing left: more than it gets done in a second.
+COSTLY_EVENTS_MAX: Final = 20
 #: A lane with fewer followers in memory asks for the next ones, so that it need not stop for them.
 FOLLOWERS_MIN: Final = 50
 
@@ -88,19 +90,26 @@ class Shelf:
         if len(lane) <= FOLLOWERS_MIN:
             self._wanting[lane] = None
 
-    def ask(self, *, crowded: bool, lowest: int) -> tuple[int, ...]:
+    def ask(self, *, lowest: int) -> tuple[int, ...]:
         """What to read now. Where memory is crowded, only what the whole partition may stand and wait for."""
         if not self:
             return ()
         lanes = list(self._wanting)
+        crowded = self._intake.crowded
         if crowded:
             lanes = [lane for lane in lanes if lane.tail and lane.tail[0] == lowest]
+        parked_room = self._intake.parked.room_to_half
         for lane in lanes:
-            room = 1 if crowded else min(LANE_EVENTS_MAX, READ_EVENTS_MAX - len(self._lanes))
-            if room == 0:
+            if len(self._lanes) == READ_EVENTS_MAX:
                 break
-            del self._wanting[lane]
-            self._lanes.update(dict.fromkeys(islice(lane.tail or (), room), lane))
+            room = 1 if crowded else min(LANE_EVENTS_MAX, READ_EVENTS_MAX - len(self._lanes))
+            if lane.costly:
+                # It will most likely fail again, and what is read be parked, or forgotten where that is full.
+                room = min(room, COSTLY_EVENTS_MAX, max(parked_room, 1)) if lane.hollow else 0
+                parked_room -= room
+            if room > 0:
+                del self._wanting[lane]
+                self._lanes.update(dict.fromkeys(islice(lane.tail or (), room), lane))
         self.asked = tuple(sorted(self._lanes))
         return self.asked
 
