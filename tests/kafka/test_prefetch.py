@@ -78,6 +78,11 @@ def test_what_all_fetches_unpack_to_is_no_more_than_the_queues_hold(sharers: int
     assert fetch_bytes * PACKED_TIMES * sharers <= PROCESS / 2
 
 
+@pytest.mark.parametrize(("sharers", "wait_ms"), [(1, 25), (2, 25), (4, 50), (8, 100), (200, 100)])
+def test_the_more_share_a_process_the_seldomer_each_asks_for_nothing(sharers: int, wait_ms: int) -> None:
+    assert prefetch_settings(prefetch_bytes(PROCESS, sharers))["fetch.wait.max.ms"] == wait_ms
+
+
 def test_a_record_that_is_larger_than_a_batch_comes_alone() -> None:
     batches = Batches(PREFETCH_BYTES_MAX)
     assert not batches.large

@@ -1,4 +1,4 @@
-"""How much a consumer reads ahead: its client's queue, one fetch, and one batch, in bytes and events.
+"""How much a consumer reads ahead, and how soon: its client's queue, fetch and batch, in bytes and events.
 
 All of it is in memory beside what is open, and each subscription has its own. So it is cut from the process's
 bound (`limits.bytes`), in equal parts, and what is open and what is read ahead keep to one sum:
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-__all__ = ["BATCH_EVENTS_MAX", "Batches", "prefetch_bytes", "prefetch_settings"]
+__all__ = ["BATCH_EVENTS_MAX", "FETCH_WAIT_MS_MAX", "Batches", "prefetch_bytes", "prefetch_settings"]
 
 #: All clients' queues together may hold this part of the process's bound.
 PREFETCH_SHARE: Final = 0.5
@@ -26,6 +26,11 @@ PACKED_TIMES: Final = 16
 #: lz4 does, it would be more than a process may have; below that even small batches come one by one.
 FETCH_BYTES_MAX: Final = 512 << 10
 FETCH_BYTES_MIN: Final = 64 << 10
+#: How long a fetch that finds nothing waits at the broker. The client has one out at a time: a partition that
+#: is resumed meanwhile, or alone has anything left, waits for it. Where many consumers share the process it
+#: is longer, or all that have nothing to read would ask their brokers a thousand times a second.
+FETCH_WAIT_MS_MIN: Final = 25
+FETCH_WAIT_MS_MAX: Final = 100
 #: The client refuses fetches that are smaller than this setting, which is else for producers alone. A broker
 #: sends a whole batch, however large, where it is the first one.
 _MESSAGE_BYTES_MAX: Final = 1_000
@@ -46,7 +51,9 @@ def prefetch_bytes(process_bytes_max: int, sharers: int) -> int:
 def prefetch_settings(bytes_max: int) -> dict[str, Any]:
     """The client's names for it. A fetch is asked for while the queue has room for any: it comes on top."""
     fetch_bytes = max(FETCH_BYTES_MIN, min(FETCH_BYTES_MAX, bytes_max // PACKED_TIMES))
+    wait_ms = FETCH_WAIT_MS_MIN * PREFETCH_BYTES_MAX // bytes_max
     return {
+        "fetch.wait.max.ms": max(FETCH_WAIT_MS_MIN, min(FETCH_WAIT_MS_MAX, wait_ms)),
         "queued.max.messages.kbytes": bytes_max >> 10,
         "fetch.max.bytes": fetch_bytes,
         "fetch.message.max.bytes": fetch_bytes,

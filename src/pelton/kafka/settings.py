@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pelton.errors import ConfigError, Problem
-from pelton.kafka.prefetch import PREFETCH_BYTES_MAX, prefetch_settings
+from pelton.kafka.prefetch import FETCH_WAIT_MS_MAX, PREFETCH_BYTES_MAX, prefetch_settings
 from pelton.kafka.silence import REPORT_EVERY_MS
 
 __all__ = [
@@ -54,8 +54,6 @@ _READING: Final[dict[str, Any]] = {
     "queued.min.messages": 5000,
     **prefetch_settings(PREFETCH_BYTES_MAX),
     "fetch.queue.backoff.ms": 10,
-    # A fetch that waits at the broker holds up one for a partition that has just been resumed.
-    "fetch.wait.max.ms": 100,
 }
 
 _CONSUMING: Final[dict[str, Any]] = {
@@ -212,7 +210,11 @@ def consumer_settings(
 
 
 #: For a reader beside a subscription's consumer: little is wanted, and seldom all in a row.
-READ_SELDOM: Final = {"queued.min.messages": 1000, "queued.max.messages.kbytes": 8192}
+READ_SELDOM: Final = {
+    "queued.min.messages": 1000,
+    "queued.max.messages.kbytes": 8192,
+    "fetch.wait.max.ms": FETCH_WAIT_MS_MAX,
+}
 
 
 def reader_settings(settings: Settings, *, group: str) -> dict[str, Any]:
