@@ -1,4 +1,4 @@
-"""The ack map: every coding where it is the smallest, its budget, and everything that is no map of ours."""
+"""The ack map: every coding where it is taken, its budget, and everything that is no map of ours."""
 
 from __future__ import annotations
 
@@ -109,23 +109,30 @@ def test_many_runs_with_a_pattern_are_deflated() -> None:
     assert len(text) < 100
 
 
-def test_each_time_the_smallest_is_taken_where_run_lengths_are_not_short() -> None:
+def test_run_lengths_are_taken_where_they_are_short_or_the_window_is_wide_and_else_the_smaller_bits() -> None:
     chance = random.Random(5)
     seen = set()
     for share in (0.001, 0.01, 0.1, 0.5, 0.9, 0.999):
-        for width in (10, 200, 3_000, 20_000):
+        for width in (10, 200, 3_000, 20_000, 100_000):
             opened = [0, *(offset for offset in range(1, width) if chance.random() < share)]
             ranges = settled_but(opened, width)
-            if not ranges:
+            runs_bytes = run_lengths_bytes(0, ranges)
+            is_narrow = width <= BITSET_OFFSETS_MAX
+            if not ranges or not (is_narrow or runs_bytes <= PAYLOAD_BYTES_MAX):
                 continue
-            payload = len(raw(encode(0, ranges))) - 8
-            bits = ackmap._to_bitset(0, ranges)
-            runs = run_lengths_bytes(0, ranges)
-            assert payload <= runs
-            if runs > ackmap._RUN_LENGTHS_SHORT_BYTES:
-                assert payload <= min(len(bits), len(zlib.compress(bits, 6)))
-            seen.add(coding(encode(0, ranges)))
-    assert seen == {RUN_LENGTHS, BITSET, BITSET_DEFLATED}
+            text = encode(0, ranges)
+            payload_bytes = len(raw(text)) - 8
+            if is_narrow and not ackmap.is_short(bytes(runs_bytes)):
+                bits = ackmap._to_bits(0, ranges).to_bytes(-(-width // 8), "little")
+                assert coding(text) in (BITSET, BITSET_DEFLATED)
+                assert payload_bytes <= len(bits)
+                assert payload_bytes <= max(512, len(zlib.compress(bits, 1)))
+            else:
+                assert coding(text) == RUN_LENGTHS
+                assert payload_bytes == runs_bytes
+            assert decode(0, text) == AckMap(ranges)
+            seen.add((coding(text), is_narrow))
+    assert seen == {(RUN_LENGTHS, True), (RUN_LENGTHS, False), (BITSET, True), (BITSET_DEFLATED, True)}
 
 
 def test_the_budget_is_what_the_broker_takes() -> None:
@@ -157,7 +164,7 @@ def test_one_percent_open_over_106_000_offsets_fits_as_run_lengths() -> None:
     assert decode(0, encode(0, ranges)) == AckMap(ranges)
 
 
-def test_one_percent_open_over_200_000_offsets_fits_deflated() -> None:
+def test_one_in_two_hundred_open_over_200_000_offsets_fits() -> None:
     chance = random.Random(3)
     ranges = settled_but([0, *chance.sample(range(1, 200_000), 1_000)], 200_000)
     text = encode(0, ranges)
@@ -168,8 +175,8 @@ def test_one_percent_open_over_200_000_offsets_fits_deflated() -> None:
 @pytest.mark.parametrize("number", [0, 1, 127, 128, 16_383, 16_384, 2**21 - 1, 2**21, 2**40])
 def test_run_lengths_are_counted_as_they_are_coded(number: int) -> None:
     ranges = [(number, number + 1), (number + 2, 2 * number + 3)]
-    assert run_lengths_bytes(0, ranges) == len(ackmap._to_run_lengths(0, ranges))
-    assert varint_bytes(number) == len(ackmap._to_run_lengths(0, [(number, number + 1)])) - 1
+    assert run_lengths_bytes(0, ranges) == len(ackmap.run_lengths([number, 1, 1, number + 1]))
+    assert varint_bytes(number) == len(ackmap.run_lengths([number, 1])) - 1
 
 
 @pytest.mark.parametrize("tail", ["=", "==", "A", "\x00", "\n", "{}", " trailing garbage ☃", "Ag" * 3_000])

@@ -302,6 +302,43 @@ def test_holes_between_far_neighbours_are_reserved_for(monkeypatch: pytest.Monke
         assert len(ledger.metadata()) <= 98
 
 
+def room(ledger: Ledger) -> int:
+    """For how many at once there is room."""
+    return max(count for count in range(1_000) if ledger.has_room(count))
+
+
+def far_apart(monkeypatch: pytest.MonkeyPatch) -> tuple[Ledger, list[int]]:
+    """Where bits do not help, and the budget is soon used up."""
+    monkeypatch.setattr(ackmap, "PAYLOAD_BYTES_MAX", 64)
+    monkeypatch.setattr(ackmap, "BITSET_OFFSETS_MAX", 512)
+    ledger = Ledger(0)
+    offsets = [at * 20_000 for at in range(60)]
+    ledger.admit(*offsets)
+    return ledger, offsets
+
+
+def test_there_is_room_for_as_many_at_once_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, offsets = far_apart(monkeypatch)
+    count = room(ledger)
+    assert [ledger.reserve(offset) for offset in reversed(offsets[1:])].count(True) == count > 1
+    assert not ledger.has_room(1)
+
+
+def test_what_is_only_supposed_makes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, offsets = far_apart(monkeypatch)
+    for offset in offsets[1:7:2]:
+        assert ledger.reserve(offset)
+        ledger.settle(offset)
+        ledger.unreserve()
+    before = room(ledger)
+    assert ledger.supposing(offsets[2:6:2])[0] == 0
+    assert room(ledger) == before
+    ledger.settle(*offsets[2:6:2])
+    assert ledger.committed == 0
+    ledger.metadata()
+    assert room(ledger) > before
+
+
 def test_a_map_that_compaction_lengthened_is_shortened_and_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     # Two runs of 127, a byte each, that become 128 when the offset behind each is compacted away: in a
     # budget that was full the last one no longer fits, and repeats.

@@ -6,6 +6,7 @@ any order, and at any moment the process dies and another begins from what was c
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 from unittest.mock import patch
 
@@ -88,13 +89,15 @@ class LedgerMachine(RuleBasedStateMachine):
             else:
                 assert offset != min(self.open), "the lowest may always start"
 
-    @precondition(lambda self: self.open - self.reserved and self.ledger.roomy)
+    @precondition(lambda self: self.open - self.reserved)
     @rule(data=st.data())
     def reserve_many(self, data: st.DataObject) -> None:
         many = data.draw(st.lists(st.sampled_from(sorted(self.open - self.reserved)), unique=True))
-        one_by_one = self.ledger.supposing([])
+        if not self.ledger.has_room(len(many)):
+            return
+        one_by_one = deepcopy(self.ledger)
         assert all(one_by_one.reserve(offset) for offset in many), "there was room for all"
-        self.ledger.reserve_roomy(many)
+        self.ledger.reserve_all(many)
         assert self.ledger.metadata() == one_by_one.metadata()
         self.reserved.update(many)
 
@@ -120,6 +123,15 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def commit(self) -> None:
         self.committed = (self.ledger.committed, self.ledger.metadata())
+
+    @precondition(lambda self: self.reserved)
+    @rule(data=st.data())
+    def suppose(self, data: st.DataObject) -> None:
+        """What a transaction would commit is what is committed when all in it has ended."""
+        ending = data.draw(st.sets(st.sampled_from(sorted(self.reserved))))
+        ended = deepcopy(self.ledger)
+        ended.settle(*ending)
+        assert self.ledger.supposing(ending) == (ended.committed, ended.metadata())
 
     @rule(compacted=st.sets(st.integers(0, 119), max_size=20))
     def die_and_begin_again(self, compacted: set[int]) -> None:

@@ -180,18 +180,18 @@ def no_reservation() -> Patch:
         self._reserved += 1
         return True
 
-    return patch.object(Ledger, "reserve", reserve)
+    return patch.multiple(Ledger, reserve=reserve, has_room=lambda _self, _count: True)
 
 
 @mutant("claims one offset too many at the end of each run")
 def map_off_by_one() -> Patch:
-    original = Ledger._settled_bits
+    original = Ledger._bits
 
-    def settled_bits(self: Ledger, span: int) -> int:
-        bits = original(self, span)
-        return bits | bits << 1
+    def bits(self: Ledger, base: int, span: int, gone: frozenset[int]) -> int:
+        settled = original(self, base, span, gone)
+        return settled | settled << 1
 
-    return patch.object(Ledger, "_settled_bits", settled_bits)
+    return patch.object(Ledger, "_bits", bits)
 
 
 # -- Transactions and tiers ------------------------------------------------------------------------------

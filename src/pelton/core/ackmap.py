@@ -16,8 +16,9 @@ do no harm. The payload codes the offsets from the committed one on, alternating
 - bitset: one bit an offset, least significant first, 1 is settled
 - bitset, deflated
 
-A narrow window comes as bits (`encode_bits`), which is quickest; else short run lengths as they are, or the
-smallest of the three.
+A narrow window comes as bits (`encode_bits`), which is quickest; a wide one, and one with few runs, as run
+lengths: that they fit is what the ledger sees to, and making them smaller would take longer than all the rest
+of a commit.
 """
 
 from __future__ import annotations
@@ -43,8 +44,11 @@ __all__ = [
     "decode",
     "encode",
     "encode_bits",
+    "encode_run_lengths",
     "fitting",
+    "is_short",
     "read_back",
+    "run_lengths",
     "run_lengths_bytes",
     "varint_bytes",
 ]
@@ -67,15 +71,12 @@ BITSET_OFFSETS_MAX = PAYLOAD_BYTES_MAX * 8
 #: The widest window a map may claim: an honest one is bounded by what run lengths can hold of 3 000 open
 #: events; a forged one must not make us allocate.
 _SPAN_MAX = 1 << 40
-#: Run lengths that take no more are not compared with a bitset: a commit has room, and bits of a wide window
-#: take longer than all the rest of it.
-_RUN_LENGTHS_SHORT_BYTES = 1_024
-#: The deflated bitset is not tried for wider windows: it would cost more time than it could save.
-_BITSET_TRIED_OFFSETS_MAX = 1 << 18
+#: Run lengths that take no more than this part of the budget are written as they are, also of narrow windows.
+_SHORT_PART = 3
 #: Shorter payloads are not deflated: that takes longer than all the rest of a commit, and saves a few bytes.
 _DEFLATED_BYTES_MIN = 512
-#: So no honest one inflates to more.
-_INFLATED_BYTES_MAX = _BITSET_TRIED_OFFSETS_MAX // 8
+#: No honest one inflates to more, those included that earlier versions wrote of wider windows.
+_INFLATED_BYTES_MAX = 1 << 15
 
 _SETTLED_BITS = re.compile("1+")
 
@@ -135,17 +136,30 @@ def encode(base: int, ranges: Sequence[Range]) -> str:
     if not ranges:
         return ""
     assert ranges[0][0] >= base
-    coding, payload = _Coding.RUN_LENGTHS, _to_run_lengths(base, ranges)
-    span = ranges[-1][1] - base
-    short_bytes = min(_RUN_LENGTHS_SHORT_BYTES, PAYLOAD_BYTES_MAX)
-    if len(payload) > short_bytes and span <= _BITSET_TRIED_OFFSETS_MAX:
-        bitset = _to_bitset(base, ranges)
-        if len(bitset) < len(payload):
-            coding, payload = _Coding.BITSET, bitset
-        deflated = zlib.compress(bitset, 6)
-        if len(deflated) < len(payload):
-            coding, payload = _Coding.BITSET_DEFLATED, deflated
-    return _text(base, coding, payload)
+    runs: list[int] = []
+    at = base
+    for start, end in ranges:
+        runs += (start - at, end - start)
+        at = end
+    payload = run_lengths(runs)
+    if at - base <= BITSET_OFFSETS_MAX and not is_short(payload):
+        return encode_bits(base, _to_bits(base, ranges))
+    return encode_run_lengths(base, payload)
+
+
+def run_lengths(runs: Sequence[int]) -> bytes:
+    """Runs by their lengths, coded: open ones and settled ones, in turn."""
+    return b"".join([varint(run) for run in runs])
+
+
+def is_short(coded: bytes) -> bool:
+    """What `run_lengths` has coded is not worth a look whether bits were shorter."""
+    return len(coded) <= PAYLOAD_BYTES_MAX // _SHORT_PART
+
+
+def encode_run_lengths(base: int, coded: bytes) -> str:
+    """The map of what `run_lengths` has coded; the empty text for nothing."""
+    return _text(base, _Coding.RUN_LENGTHS, coded) if coded else ""
 
 
 def encode_bits(base: int, bits: int) -> str:
@@ -250,15 +264,6 @@ def _checksum(coding: int, base: int, payload: bytes) -> int:
     return zlib.crc32(payload, zlib.crc32(bytes((_VERSION, coding)) + base.to_bytes(8, "big")))
 
 
-def _to_run_lengths(base: int, ranges: Sequence[Range]) -> bytes:
-    runs: list[bytes] = []
-    at = base
-    for start, end in ranges:
-        runs += (varint(start - at), varint(end - start))
-        at = end
-    return b"".join(runs)
-
-
 def _of_run_lengths(base: int, payload: bytes) -> list[Range]:
     ranges: list[Range] = []
     at, number, shift, settled = base, 0, 0, False
@@ -284,12 +289,11 @@ def _of_run_lengths(base: int, payload: bytes) -> list[Range]:
     return ranges
 
 
-def _to_bitset(base: int, ranges: Sequence[Range]) -> bytes:
-    # One big number: a range is a block of ones, and Python sets it in C.
+def _to_bits(base: int, ranges: Sequence[Range]) -> int:
     bits = 0
     for start, end in ranges:
         bits |= ((1 << (end - start)) - 1) << (start - base)
-    return bits.to_bytes(-(-bits.bit_length() // 8), "little")
+    return bits
 
 
 def _of_bitset(base: int, payload: bytes) -> list[Range]:

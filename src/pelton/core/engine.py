@@ -292,8 +292,7 @@ class Engine:
         """What to commit in one transaction with the hops of these, which are PRODUCING, between `due.hold`
         and `due.let_go`. All that was asked for before is in it, and it is in all that comes after."""
         assert self.due.held
-        then = self._ledger.supposing([delivery.offset for delivery in deliveries])
-        return Commit(then.committed, then.metadata())
+        return Commit(*self._ledger.supposing([delivery.offset for delivery in deliveries]))
 
     def next_deadline(self) -> float:
         """When to tick, in monotonic milliseconds; infinity for not at all."""
@@ -545,10 +544,13 @@ class Engine:
                 retried += 1
             if delivery.started_ms > newest_ms:
                 newest_ms = delivery.started_ms
-        self._leave(acked, now_ms)
         if self._suspects.keys:
+            by_key = self.subscription.ordering is Ordering.KEY
             for delivery in acked:
-                self._suspects.clear(delivery.event.key)
+                # (Its lane will be asked next anyway; its event may have been out of mind for long.)
+                lane = delivery.lane
+                self._suspects.clear(lane.key if by_key and lane is not None else delivery.event.key)
+        self._leave(acked, now_ms)
         self.tally.acked += count
         self.tally.answered(Status.OK, count)
         self._intake.leave(count, size_bytes)

@@ -17,7 +17,6 @@ its end only shrinks the map. So there is no deadlock, only a stall behind a hea
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from operator import lt
@@ -28,6 +27,9 @@ from pelton.core.ackmap import AckMap, Range
 __all__ = ["Ledger"]
 
 _ZERO = ord("0")
+_NONE: frozenset[int] = frozenset()
+#: A window of no more than this part of what bits can hold is quickest coded as bits, whatever is open in it.
+_QUICK_AS_BITS_PART = 6
 
 
 class Ledger:
@@ -113,17 +115,6 @@ class Ledger:
                 raise AssertionError(f"offset {offset} is not open") from None
         self._settled_since_measured += len(offsets)
 
-    def supposing(self, settled: Iterable[int]) -> Ledger:
-        """A copy in which these are settled, too: what could be committed then. This one does not change.
-
-        Its map fits if each of them holds a reservation.
-        """
-        then = Ledger(self.next_offset, self._carried)
-        then._top, then._next_ordinal = self._top, self._next_ordinal
-        then._open, then._lowest = dict(self._open), self._lowest
-        then.settle(*settled)
-        return then
-
     def reserve(self, offset: int) -> bool:
         """Make sure that the map still fits if `offset` settles; False means: do not start it now.
 
@@ -134,22 +125,23 @@ class Ledger:
         top = max(self._top, offset + 1)
         if offset != base:
             span = top - base
-            if span > ackmap.BITSET_OFFSETS_MAX and not self._run_lengths_fit(span):
+            if span > ackmap.BITSET_OFFSETS_MAX and not self._run_lengths_fit(span, 1):
                 return False
         self._top = top
         self._reserved += 1
         return True
 
-    @property
-    def roomy(self) -> bool:
-        """One bit an offset reaches over all that was polled: every `reserve` succeeds."""
+    def has_room(self, count: int) -> bool:
+        """Whether so many may be reserved at once (`reserve_all`), whichever of those that were polled."""
         reach = max(self._top, self.next_offset)
         # What was the lowest is below what is now: enough, nearly always, and nobody looks for that.
-        room = reach - ackmap.BITSET_OFFSETS_MAX
-        return self._lowest >= room or not self._open or self.committed >= room
+        narrow = reach - ackmap.BITSET_OFFSETS_MAX
+        if self._lowest >= narrow or not self._open or self.committed >= narrow:
+            return True
+        return self._run_lengths_fit(reach - self.committed, count)
 
-    def reserve_roomy(self, offsets: Collection[int]) -> None:
-        """The same for many, where it is `roomy`."""
+    def reserve_all(self, offsets: Collection[int]) -> None:
+        """`reserve` for each of these, for which there is room."""
         if offsets:
             self._top = max(self._top, max(offsets) + 1)
             self._reserved += len(offsets)
@@ -158,67 +150,103 @@ class Ledger:
         self._reserved -= count
         assert self._reserved >= 0
 
-    def settled_ranges(self) -> list[Range]:
-        """The settled offsets above the committed one: what the map must say."""
-        ranges: list[Range] = []
-        if self._open:
-            at = self.committed
-            expected = self._open[at] - 1
-            # Of most windows only the beginning is settled here and there, and the long rest is open: once
-            # as many ordinals are left as there are offsets, there is nothing settled between them.
-            last, last_ordinal = next(reversed(self._open.items()))
-            spread = last_ordinal - len(self._open)
-            for index, (offset, ordinal) in enumerate(self._open.items()):
-                if ordinal != expected:
-                    if index:
-                        ranges.append((at, offset))
-                    if ordinal - index == spread + 1:
-                        at, expected = last + 1, last_ordinal + 1
-                        break
-                at, expected = offset + 1, ordinal + 1
-            if expected != self._next_ordinal:
-                ranges.append((at, self.next_offset))
-            # A hole behind the highest settled offset would widen the window for nothing.
-            if ranges and ranges[-1][1] > self._top:
-                ranges[-1] = (ranges[-1][0], self._top)
-        if self._carried_end > self.next_offset:
-            for start, end in self._carried.ranges:
-                if end <= self.next_offset:
-                    continue
-                start = max(start, self.next_offset)
-                if ranges and ranges[-1][1] == start:
-                    ranges[-1] = (ranges[-1][0], end)
-                else:
-                    ranges.append((start, end))
-        return ranges
-
-    def _settled_bits(self, span: int) -> int:
-        """The same of the first `span` offsets, one bit each: whatever is not open, holes included."""
-        highest = self.committed + span - 1
-        digits = bytearray(b"1") * span
-        opened = list(self._open)
-        for offset in islice(opened, bisect_right(opened, highest)):
-            digits[highest - offset] = _ZERO
-        return int(digits, 2) if digits else 0
-
     def metadata(self) -> str:
         """The ack map to commit beside `committed`."""
-        if not self._open and self._carried_end <= self.next_offset:
-            return ""
-        if self._carried_end <= self.next_offset:
-            # Nearly always: the window is as wide as what is open in memory, and nothing carried is in it.
-            span = min(self._top, self.next_offset) - self.committed
-            if span <= ackmap.BITSET_OFFSETS_MAX:
-                return ackmap.encode_bits(self.committed, self._settled_bits(span))
-        ranges = self.settled_ranges()
-        if self.committed < self._carried_end:
+        return self._map(self.committed, _NONE)
+
+    def supposing(self, settled: Iterable[int]) -> tuple[int, str]:
+        """What could be committed if these, which are open, were settled, too: the offset and its ack map.
+
+        The map fits if each of them holds a reservation.
+        """
+        gone = frozenset(settled)
+        assert gone <= self._open.keys(), f"offsets {sorted(gone - self._open.keys())} are not open"
+        for offset in self._open:
+            if offset not in gone:
+                return offset, self._map(offset, gone)
+        return self.next_offset, self._map(self.next_offset, gone)
+
+    def settled_ranges(self) -> list[Range]:
+        """The settled offsets above the committed one: what the map must say."""
+        return self._ranges(self.committed, _NONE)
+
+    def _map(self, base: int, gone: frozenset[int]) -> str:
+        """What to commit beside `base`, the lowest that is open and not `gone`."""
+        if base < self._carried_end:
             # What was read back fitted, but compaction has taken some of it since, and its runs may have
             # grown by a byte here and there. Its top repeats then after a restart; nothing is lost.
-            ranges = ackmap.fitting(self.committed, ranges)
-        return ackmap.encode(self.committed, ranges)
+            return ackmap.encode(base, ackmap.fitting(base, self._ranges(base, gone)))
+        if len(self._open) == len(gone):
+            return ""
+        span = min(self._top, self.next_offset) - base
+        if span > ackmap.BITSET_OFFSETS_MAX // _QUICK_AS_BITS_PART:
+            run_lengths = ackmap.run_lengths(self._runs(base, gone))
+            if not gone:
+                # It is at hand: else a call would have it looked for again soon.
+                self._measured(len(run_lengths))
+            if span > ackmap.BITSET_OFFSETS_MAX or ackmap.is_short(run_lengths):
+                return ackmap.encode_run_lengths(base, run_lengths)
+        return ackmap.encode_bits(base, self._bits(base, span, gone))
 
-    def _run_lengths_fit(self, span: int) -> bool:
-        """Whether run lengths hold what is settled now and all that is reserved, and one more."""
+    def _runs(self, base: int, gone: frozenset[int]) -> list[int]:
+        """How many offsets from `base` on are open, how many then settled or `gone`, and so on."""
+        runs: list[int] = []
+        if len(self._open) == len(gone):
+            return runs
+        begun, at, ordinal_at = base, base, self._open[base]
+        for offset, ordinal in self._open.items():
+            if offset in gone:
+                continue
+            if ordinal != ordinal_at:
+                runs.append(at - begun)
+                runs.append(offset - at)
+                begun = offset
+            if offset >= self._top:
+                # Of most windows only the beginning is settled here and there: the long rest is open.
+                break
+            at, ordinal_at = offset + 1, ordinal + 1
+        else:
+            if ordinal_at != self._next_ordinal:
+                runs.append(at - begun)
+                runs.append(self.next_offset - at)
+                begun = self.next_offset
+        if runs and begun > self._top:
+            # A hole behind the highest settled offset would widen the window for nothing.
+            runs[-1] -= begun - self._top
+        return runs
+
+    def _ranges(self, base: int, gone: frozenset[int]) -> list[Range]:
+        """The same as ranges, and with them what was read back and is not polled again yet."""
+        ranges: list[Range] = []
+        at = base
+        runs = iter(self._runs(base, gone))
+        for opened, settled in zip(runs, runs, strict=True):
+            at += opened + settled
+            ranges.append((at - settled, at))
+        for start, end in self._carried.ranges:
+            if end <= self.next_offset:
+                continue
+            start = max(start, self.next_offset)
+            if ranges and ranges[-1][1] == start:
+                ranges[-1] = (ranges[-1][0], end)
+            else:
+                ranges.append((start, end))
+        return ranges
+
+    def _bits(self, base: int, span: int, gone: frozenset[int]) -> int:
+        """The same of the first `span` offsets, one bit each: whatever is not open, holes included."""
+        highest = base + span - 1
+        digits = bytearray(b"1") * span
+        for offset in self._open:
+            if offset > highest:
+                # Most of what is open has not been touched for a while, and need not be now.
+                break
+            if offset not in gone:
+                digits[highest - offset] = _ZERO
+        return int(digits, 2) if digits else 0
+
+    def _run_lengths_fit(self, span: int, more: int) -> bool:
+        """Whether run lengths hold what is settled now and all that is reserved, and so many more."""
         # A split replaces one open run by two and a settled one between them; an end beyond the last
         # settled run adds an open run and a settled one. Either way one long varint more at most, and one
         # for the settled run: that is a single offset and the holes around it.
@@ -227,14 +255,18 @@ class Ledger:
         # Once more for the run that ends the map: it grows into the hole behind it when the map grows.
         room_bytes = ackmap.PAYLOAD_BYTES_MAX - holes_bytes
         if self._measured_bytes >= 0:
-            pending = self._reserved + self._settled_since_measured + 1
+            pending = self._reserved + self._settled_since_measured + more
             if self._measured_bytes + pending * cost_bytes <= room_bytes:
                 return True
             if self._settled_since_measured == 0:
                 return False
-        self._measured_bytes = ackmap.run_lengths_bytes(self.committed, self.settled_ranges())
+        self._measured(ackmap.run_lengths_bytes(self.committed, self.settled_ranges()))
+        return self._measured_bytes + (self._reserved + more) * cost_bytes <= room_bytes
+
+    def _measured(self, size_bytes: int) -> None:
+        """What is settled now takes so much as run lengths."""
+        self._measured_bytes = size_bytes
         self._settled_since_measured = 0
-        return self._measured_bytes + (self._reserved + 1) * cost_bytes <= room_bytes
 
     def _holes(self) -> int:
         """How many offsets of the window were never polled."""

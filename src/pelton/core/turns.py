@@ -145,18 +145,21 @@ class Turns:
         ledger: Ledger,
         lowest: Delivery | None,
     ) -> int:
-        pop, calls = queue.popleft, 0
-        # Nearly always: nobody need be asked for one by one.
-        roomy, before = ledger.roomy, len(taken)
+        calls = 0
         while queue and calls < room:
-            if not roomy and not ledger.reserve(queue[0].offset):
-                return calls + self._take_lowest(taken, ledger, lowest)
-            delivery = pop()
-            taken.append(delivery)
-            if not delivery.has_preset:
-                calls += 1
-        if roomy:
-            ledger.reserve_roomy([delivery.offset for delivery in islice(taken, before, None)])
+            count = min(room - calls, len(queue))
+            # Nearly always there is room for all of them, and nobody need be asked for one by one.
+            if ledger.has_room(count):
+                ledger.reserve_all([delivery.offset for delivery in islice(queue, count)])
+            else:
+                if not ledger.reserve(queue[0].offset):
+                    return calls + self._take_lowest(taken, ledger, lowest)
+                count = 1
+            for _ in range(count):
+                delivery = queue.popleft()
+                taken.append(delivery)
+                if not delivery.has_preset:
+                    calls += 1
         return calls
 
     def _take_costly(self, room: int, taken: list[Delivery], ledger: Ledger, lowest: Delivery | None) -> int:
