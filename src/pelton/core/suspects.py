@@ -35,5 +35,5 @@ class Suspects:
 
     def clear(self, key: bytes | None) -> None:
         """An event of the key was acked."""
-        if key is not None:
-            self.keys.pop(key, None)
+        if key is not None and key in self.keys:
+            del self.keys[key]
