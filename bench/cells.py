@@ -75,7 +75,7 @@ MEASURED_S = 2.5
 #: And at the least so many delays: in the first and the last of them not all calls are out.
 MEASURED_DELAYS = 35
 #: A share group is handed whole batches, which may be so many times what its consumers asked for.
-MORE_OUT = {"share-group": 2}
+MORE_OUT = {"share-group": 3}
 #: Calls a second that Pelton, or a loop, makes at most on two cores, by mode.
 PACE_MAX = {
     "aio": 24_000,
@@ -87,6 +87,8 @@ PACE_MAX = {
     "parallel-consumer": 14_000,
     "share-group": 52_000,
 }
+#: Without an order two workers of `stream` make more of them than one.
+PACE_MAX_SHARED = {**PACE_MAX, "stream": 240_000}
 #: Where the target takes its time, what works in batches is slower by more than the delay.
 PACE_MAX_DELAYED = {**PACE_MAX, "share-group": 45_000}
 #: A call to a target that answers at once, there and back, in milliseconds: what the calls that are out can
@@ -258,7 +260,8 @@ def _speed(bridge: Bridge, delay_ms: int, scale: float) -> Speed:
 def _events(bridge: Bridge, delay_ms: int, seconds: float) -> int:
     """As many as it can at most deliver in the time."""
     most_out = bridge.concurrency * bridge.workers * MORE_OUT.get(bridge.mode, 1)
-    paces = PACE_MAX_DELAYED if delay_ms else PACE_MAX
+    is_shared = bridge.workers > 1 and not bridge.keeps_order
+    paces = PACE_MAX_DELAYED if delay_ms else PACE_MAX_SHARED if is_shared else PACE_MAX
     pace = min(paces[bridge.mode], most_out / (delay_ms + ROUND_TRIP_MS) * 1_000)
     events = int(pace * seconds)
     if events < EVENTS_STEP:
