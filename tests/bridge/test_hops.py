@@ -220,6 +220,41 @@ async def test_the_slower_the_broker_the_longer_it_gathers(took_s: float, in_all
     assert sum(gathering.waits_s) == pytest.approx(in_all_s)
 
 
+async def test_letters_of_other_keys_leave_the_broker_alone_for_a_while() -> None:
+    gathering = Gathering()
+    gathering.meanwhile = lambda: gathering.takes(gathering.waits_s[-1])
+    stage = Hopping(gathering=gathering)
+    stage.assign(0)
+    stage.feed(*(event(offset, key=key) for offset, key in enumerate((b"a", b"a", b"b", b"a", b"b"))))
+
+    async def written_after(*offsets: int) -> list[float]:
+        gathering.waits_s.clear()
+        stage.fail(*offsets)
+        await stage.opens()
+        gathering.takes(0.01)
+        stage.writer.end()
+        await until(lambda: stage.dead == sum(len(each) for each, _ in stage.writer.written), "its end")
+        return gathering.waits_s
+
+    assert await written_after(0) == [GATHER_S]
+    # The next one of the same key has waited for the transaction.
+    assert await written_after(1) == [GATHER_S]
+    # Another key's has not: ten times what the one before took.
+    assert await written_after(2) == pytest.approx([GATHER_S, GATHERED_TO_TOOK * 0.01 - GATHER_S])
+    # Both have, or only one of them: what is not of that one waits.
+    assert await written_after(3, 4) == pytest.approx([GATHER_S, GATHERED_TO_TOOK * 0.01 - GATHER_S])
+    # Long after the last one there is nothing to be left alone by.
+    stage.feed(event(5, key=b"c"))
+    gathering.takes(1.0)
+    assert await written_after(5) == [GATHER_S]
+    # What has no key has waited for nobody's.
+    stage.feed(event(6, key=None), event(7, key=None))
+    gathering.takes(1.0)
+    assert await written_after(6) == [GATHER_S]
+    assert await written_after(7) == pytest.approx([GATHER_S, GATHERED_TO_TOOK * 0.01 - GATHER_S])
+    assert [offsets for offsets, _ in stage.writer.written] == [[0], [1], [2], [3, 4], [5], [6], [7]]
+
+
 @pytest.mark.parametrize("full", ["HOPS_MAX", "BYTES_MAX"])
 async def test_a_transaction_that_is_full_waits_for_nobody(
     full: str, monkeypatch: pytest.MonkeyPatch

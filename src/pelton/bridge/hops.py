@@ -24,6 +24,7 @@ from pelton.bridge.logs import PumpLog
 from pelton.core.actions import Commit, Hop
 from pelton.core.delivery import Delivery
 from pelton.core.engine import Engine
+from pelton.core.lane import Lane
 from pelton.errors import BrokerError
 from pelton.event import Partition
 from pelton.kafka.committing import OnQuiet, Quiet
@@ -40,7 +41,9 @@ __all__ = ["AtomicSink", "Hops", "Told"]
 #: soon, each with its key waiting, and it goes at once.
 GATHER_S = 0.01
 #: All of these waits together; or so many times as long as the transaction before took, since a broker that
-#: is slow to write one has better things to do than the next; and never longer than the last.
+#: is slow to write one has better things to do than the next; and never longer than the last. For so long it
+#: is left alone after a transaction by letters of other keys than were in that one: where they come one by
+#: one, each would have a transaction of its own.
 GATHERED_S = 0.15
 GATHERED_TO_TOOK = 10.0
 GATHERED_MAX_S = 0.4
@@ -203,6 +206,8 @@ class AtomicSink:
         #: When the last transaction began, and how long it took: quiet, the broker, and the way there.
         self._begun_s = 0.0
         self._took_s = 0.0
+        #: The lanes of those that were in it: their next ones have waited for it.
+        self._lanes: frozenset[Lane | None] = frozenset()
 
     def submit(self, hops: Sequence[Hop]) -> None:
         if self._stage is Stage.LOST:
@@ -250,11 +255,17 @@ class AtomicSink:
     def _gather(self, seen: int, waited_s: float) -> None:
         """As long as others come, and not for ever."""
         left_s = min(GATHERED_MAX_S, max(GATHERED_S, GATHERED_TO_TOOK * self._took_s)) - waited_s
-        if seen < len(self._fresh) and not self._full and left_s > 0.0:
-            wait_s = min(waited_s + GATHER_S, left_s)
+        wait_s = min(waited_s + GATHER_S if seen < len(self._fresh) else self._rest_s(), left_s)
+        if wait_s > 0.0 and not self._full:
             self._look_again(wait_s, waited_s + wait_s)
         else:
             self._begin()
+
+    def _rest_s(self) -> float:
+        """How much longer the broker is left alone: not at all by those who have waited for it since."""
+        if all(hop.delivery.lane in self._lanes for hop in self._fresh):
+            return 0.0
+        return self._begun_s + (1.0 + GATHERED_TO_TOOK) * self._took_s - self._loop.time()
 
     def _look_again(self, wait_s: float, waited_s: float) -> None:
         """In `wait_s`; it will have waited `waited_s` in all by then."""
@@ -272,6 +283,7 @@ class AtomicSink:
         for engine in engines:
             engine.due.hold()
         self._begun_s = self._loop.time()
+        self._lanes = frozenset(hop.delivery.lane for hop in group.hops) - {None}
         self._stage = Stage.HOLDING
         self._quiet([engine.partition for engine in engines], self._on_quiet)
 
