@@ -24,7 +24,6 @@ from pelton.bridge.logs import PumpLog
 from pelton.core.actions import Commit, Hop
 from pelton.core.delivery import Delivery
 from pelton.core.engine import Engine
-from pelton.core.lane import Lane
 from pelton.errors import BrokerError
 from pelton.event import Partition
 from pelton.kafka.committing import OnQuiet, Quiet
@@ -206,8 +205,8 @@ class AtomicSink:
         #: When the last transaction began, and how long it took: quiet, the broker, and the way there.
         self._begun_s = 0.0
         self._took_s = 0.0
-        #: The lanes of those that were in it: their next ones have waited for it.
-        self._lanes: frozenset[Lane | None] = frozenset()
+        #: Whose were in it, by partition and lane: their next ones have waited for it.
+        self._before: frozenset[tuple[Partition, bytes]] = frozenset()
 
     def submit(self, hops: Sequence[Hop]) -> None:
         if self._stage is Stage.LOST:
@@ -263,7 +262,7 @@ class AtomicSink:
 
     def _rest_s(self) -> float:
         """How much longer the broker is left alone: not at all by those who have waited for it since."""
-        if all(hop.delivery.lane in self._lanes for hop in self._fresh):
+        if self._before.issuperset(_lanes(self._fresh)):
             return 0.0
         return self._begun_s + (1.0 + GATHERED_TO_TOOK) * self._took_s - self._loop.time()
 
@@ -283,7 +282,7 @@ class AtomicSink:
         for engine in engines:
             engine.due.hold()
         self._begun_s = self._loop.time()
-        self._lanes = frozenset(hop.delivery.lane for hop in group.hops) - {None}
+        self._before = frozenset(lane for lane in _lanes(group.hops) if lane is not None)
         self._stage = Stage.HOLDING
         self._quiet([engine.partition for engine in engines], self._on_quiet)
 
@@ -388,6 +387,13 @@ def _remembered(hops: Iterable[Hop]) -> Iterator[tuple[Hop, Outgoing]]:
         assert followed is not None
         for note in followed.notes(its):
             yield its[0], remembered(note, topic, engine.partition.partition)
+
+
+def _lanes(hops: Iterable[Hop]) -> Iterator[tuple[Partition, bytes] | None]:
+    """In which each stands; None where it has waited for nobody's."""
+    for hop in hops:
+        lane = hop.delivery.lane
+        yield None if lane is None else (hop.delivery.engine.partition, lane.key)
 
 
 def _engines(hops: Iterable[Hop]) -> dict[Engine, list[Delivery]]:
