@@ -246,19 +246,25 @@ def give(
         extra["partition"] = outgoing.partition
     if outgoing.headers:
         extra["headers"] = list(outgoing.headers)
-    try:
-        client.produce(outgoing.topic, outgoing.value, outgoing.key, on_delivery=on_delivery, **extra)
-    except BufferError:
-        if len(client):
-            return False
-        # Nothing to wait for: it alone is more than the queue may hold.
-        text = f"not written to {outgoing.topic}: larger than queue.buffering.max.kbytes"
-        raise PublishError(text) from None
-    except KafkaException as exception:
-        raise publish_error(error_of(exception), outgoing.topic) from exception
-    except (TypeError, ValueError) as error:
-        raise PublishError(f"not written to {outgoing.topic}: {error}") from error
-    return True
+    was_empty = False
+    while True:
+        try:
+            client.produce(outgoing.topic, outgoing.value, outgoing.key, on_delivery=on_delivery, **extra)
+        except BufferError:
+            if len(client):
+                return False
+            if was_empty:
+                # Nothing to wait for: it alone is more than the queue may hold.
+                text = f"not written to {outgoing.topic}: larger than queue.buffering.max.kbytes"
+                raise PublishError(text) from None
+            # Or it was full then: the thread of the reports may have emptied it since. Nobody else fills it.
+            was_empty = True
+        except KafkaException as exception:
+            raise publish_error(error_of(exception), outgoing.topic) from exception
+        except (TypeError, ValueError) as error:
+            raise PublishError(f"not written to {outgoing.topic}: {error}") from error
+        else:
+            return True
 
 
 def _size_bytes(outgoing: Outgoing) -> int:
