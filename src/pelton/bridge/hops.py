@@ -40,9 +40,9 @@ __all__ = ["AtomicSink", "Hops", "Told"]
 #: soon, each with its key waiting, and it goes at once.
 GATHER_S = 0.01
 #: All of these waits together; or so many times as long as the transaction before took, since a broker that
-#: is slow to write one has better things to do than the next; and never longer than the last. For so long it
-#: is left alone after a transaction by letters of other keys than were in that one: where they come one by
-#: one, each would have a transaction of its own.
+#: is slow to write one has better things to do than the next; and never longer than the last. Within these
+#: waits it is left alone for so many times what a transaction took, by letters of other keys than were in it:
+#: where they come one by one, each would have a transaction of its own.
 GATHERED_S = 0.15
 GATHERED_TO_TOOK = 10.0
 GATHERED_MAX_S = 0.4
