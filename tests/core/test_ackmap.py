@@ -26,7 +26,7 @@ from pelton.core.ackmap import (
 )
 from pelton.kafka.topic_ids import tagged
 
-RUN_LENGTHS, BITSET, BITSET_DEFLATED = 1, 2, 3
+RUN_LENGTHS, BITSET, BITSET_DEFLATED, SPLIT = 1, 2, 3, 4
 
 
 def raw(text: str) -> bytes:
@@ -228,7 +228,7 @@ def test_a_later_version_is_refused_by_its_number() -> None:
         decode(0, forge(0, RUN_LENGTHS, b"\x01\x01", version=2))
 
 
-@pytest.mark.parametrize("kind", [0, 4, 255])
+@pytest.mark.parametrize("kind", [0, 5, 255])
 def test_an_unknown_coding_is_refused_by_its_number(kind: int) -> None:
     with pytest.raises(AckMapError, match=f"coding {kind}"):
         decode(0, forge(0, kind, b"\x01\x01"))
@@ -251,6 +251,37 @@ def test_an_unknown_coding_is_refused_by_its_number(kind: int) -> None:
 def test_forged_run_lengths_are_refused(payload: bytes, why: str) -> None:
     with pytest.raises(AckMapError, match=why):
         decode(0, forge(0, RUN_LENGTHS, payload))
+
+
+def test_a_split_map_is_its_run_lengths_and_its_bits() -> None:
+    text = ackmap.encode_split(70, ackmap.run_lengths([1, 300, 2, 4]), 5, 0b1101_0110)
+    assert coding(text) == SPLIT
+    assert decode(70, text) == AckMap([(71, 371), (373, 377), (383, 385), (386, 387), (388, 390)])
+    # Where nothing is below, and where nothing is above.
+    assert decode(7, ackmap.encode_split(7, b"", 1_000, 0b10)) == AckMap([(1_008, 1_009)])
+    assert coding(ackmap.encode_split(7, b"\x01\x02", 9, 0)) == RUN_LENGTHS
+    assert ackmap.encode_split(7, b"", 9, 0) == ""
+
+
+@pytest.mark.parametrize(
+    ("payload", "why"),
+    [
+        (b"", "middle"),
+        (b"\x80", "middle"),
+        (b"\x03\x01\x01", "middle"),
+        (b"\x02\x01\x01", "middle"),
+        (b"\x01\x01\x00\x02", "middle"),
+        (b"\x80\x80\x80\x80\x80\x80\x01", "middle"),
+        (b"\x02\x01\x01\x00", "no offset"),
+        (b"\x02\x01\x01\x00\x00", "no offset"),
+        (b"\x02\x01\x00\x00\x02", "settled"),
+        (b"\x02\x01\x01\x00\x01", "open"),
+        (b"\x00\xff\xff\xff\xff\xff\x7f\x01", "wider"),
+    ],
+)
+def test_a_forged_split_map_is_refused(payload: bytes, why: str) -> None:
+    with pytest.raises(AckMapError, match=why):
+        decode(0, forge(0, SPLIT, payload))
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x00", b"\x00" * 500])

@@ -9,6 +9,7 @@ import pytest
 from pelton.core import ackmap
 from pelton.core.ackmap import TEXT_CHARS_MAX, AckMap
 from pelton.core.ledger import Ledger
+from pelton.core.window import NO_BITS
 
 
 def admit(ledger: Ledger, *offsets: int) -> list[bool]:
@@ -168,6 +169,79 @@ def test_the_lowest_open_offset_may_always_start() -> None:
         ledger.unreserve()
         if lowest % 64 == 0:
             assert len(ledger.metadata()) <= TEXT_CHARS_MAX
+
+
+def test_a_ragged_top_is_bits_whatever_settles_in_it() -> None:
+    # The head waits. Calls near the top end here and there, so that run lengths of it would fill the map.
+    ledger = Ledger(0)
+    admit(ledger, *range(40_000))
+    settle(ledger, *range(1, 26_000), *range(26_001, 29_500, 2))
+    ranges = ledger.settled_ranges()
+    assert ackmap.run_lengths_bytes(0, ranges) + 256 * 4 > ackmap.PAYLOAD_BYTES_MAX
+    assert ledger.has_room(256)
+    assert read_back(ledger) == AckMap(ranges)
+    assert len(ledger.metadata()) < 700
+    # The lower part goes on with what was the top.
+    settle(ledger, *range(26_000, 29_500, 2), *range(29_501, 38_000, 2))
+    assert read_back(ledger) == AckMap(ledger.settled_ranges())
+    settle(ledger, *range(29_500, 38_000, 2))
+    assert read_back(ledger) == AckMap([(1, 38_000)])
+    settle(ledger, 0)
+    assert (ledger.committed, ledger.metadata()) == (38_000, "")
+
+
+def test_what_was_read_back_is_counted_until_it_is_polled_again() -> None:
+    # A map of another process that is nearly full: few calls may start, and all of it fits at every moment.
+    opened = range(0, 100_000, 70)
+    carried = AckMap([(at + 5, at + 70) for at in opened])
+    size_bytes = ackmap.run_lengths_bytes(0, carried.ranges)
+    assert 0.9 * ackmap.PAYLOAD_BYTES_MAX < size_bytes < ackmap.PAYLOAD_BYTES_MAX
+    ledger = Ledger(0, carried)
+    ledger.admit(*range(1_000))
+    assert not ledger.has_room(100)
+    started = 0
+    for first in range(1_000, 110_000, 1_000):
+        ledger.admit(*range(first, first + 1_000))
+        for offset in opened:
+            # In the middle of what is open, so that there is a run more.
+            if first <= offset + 2 < first + 1_000 and ledger.reserve(offset + 2):
+                ledger.settle(offset + 2)
+                ledger.unreserve()
+                started += 1
+        # Nothing that is settled had to be left out.
+        assert read_back(ledger) == AckMap(ledger.settled_ranges())
+    assert 20 < started < 200
+
+
+def test_what_a_transaction_would_settle_is_open_until_it_has() -> None:
+    ledger = Ledger(0)
+    admit(ledger, *range(60_000))
+    settle(ledger, *(offset for offset in range(1, 50_000) if offset % 50))
+    before = ledger.metadata()
+    for offset in range(50, 2_000, 50):
+        assert ledger.reserve(offset)
+    assert ledger.supposing(range(50, 2_000, 50)) != (0, before)
+    assert ledger.metadata() == before
+    settle(ledger, 2_000)
+    assert not any(offset in read_back(ledger) for offset in range(50, 2_000, 50))
+
+
+def test_calls_in_what_was_polled_since_it_was_measured_have_long_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ackmap, "PAYLOAD_BYTES_MAX", 64)
+    monkeypatch.setattr(ackmap, "BITSET_OFFSETS_MAX", 512)
+    ledger = Ledger(0)
+    admit(ledger, *range(601))
+    settle(ledger, *range(1, 601))
+    # Run lengths alone, as where bits leave no room.
+    ledger._looked(0, frozenset(), NO_BITS)
+    ledger.admit(*range(601, 20_600))
+    started = [offset for offset in range(800, 20_600, 200) if ledger.reserve(offset)]
+    assert len(started) > 10
+    for offset in reversed(started):
+        ledger.settle(offset)
+        assert not any(at in read_back(ledger) for at in started if at < offset)
 
 
 def test_one_percent_open_scattered_over_106_000_offsets_fits() -> None:

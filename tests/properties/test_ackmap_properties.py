@@ -39,6 +39,27 @@ def test_what_is_encoded_is_decoded(base_and_ranges: tuple[int, list[Range]]) ->
     assert decode(base, text) == AckMap(ranges)
 
 
+@given(maps(), st.data())
+@tried(100)
+def test_wherever_it_is_split_it_is_the_same(
+    base_and_ranges: tuple[int, list[Range]], data: st.DataObject
+) -> None:
+    base, ranges = base_and_ranges
+    count = data.draw(st.integers(0, len(ranges)))
+    at, runs = base, list[int]()
+    for start, end in ranges[:count]:
+        runs += (start - at, end - start)
+        at = end
+    opened = ranges[count][0] - 1 - at if count < len(ranges) else 0
+    upper = [(start - at - opened, end - at - opened) for start, end in ranges[count:]]
+    if opened < 0 or (upper and upper[-1][1] > ackmap.BITSET_OFFSETS_MAX // 2):
+        return
+    coded = ackmap.run_lengths(runs)
+    if len(coded) < ackmap.PAYLOAD_BYTES_MAX // 3:
+        text = ackmap.encode_split(base, coded, opened, ackmap._to_bits(0, upper))
+        assert decode(base, text) == AckMap(ranges)
+
+
 @given(maps(), st.text(max_size=50))
 @tried(60)
 def test_trailing_text_does_no_harm(base_and_ranges: tuple[int, list[Range]], tail: str) -> None:
@@ -85,7 +106,7 @@ def test_foreign_bytes_are_refused(base: int, data: bytes) -> None:
             raise AssertionError("foreign bytes were read as a map")
 
 
-@given(st.integers(1, 3), bases, st.binary(max_size=600))
+@given(st.integers(1, 4), bases, st.binary(max_size=600))
 @tried(150)
 def test_whatever_a_forger_writes_is_refused_or_is_a_map(kind: int, base: int, payload: bytes) -> None:
     head = bytes((1, kind)) + len(payload).to_bytes(2, "big")

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from pelton.core import ackmap
 from pelton.core.ackmap import AckMap
 from pelton.core.ledger import Ledger
+from pelton.core.window import NO_BITS, Window
 from tests.properties.profile import tried
 
 
@@ -22,9 +23,15 @@ def copied(ledger: Ledger) -> Ledger:
     """One that goes its own way from here on. (What is compiled has no copy of its own.)"""
     then = Ledger(ledger.next_offset, ledger._carried)
     then._open = dict(ledger._open)
-    then._top, then._next_ordinal, then._lowest = ledger._top, ledger._next_ordinal, ledger._lowest
-    then._reserved, then._measured_bytes = ledger._reserved, ledger._measured_bytes
-    then._settled_since_measured = ledger._settled_since_measured
+    then._top, then._reached, then._most_open = ledger._top, ledger._reached, ledger._most_open
+    then._next_ordinal, then._lowest = ledger._next_ordinal, ledger._lowest
+    then._reserved, then._tried_at = ledger._reserved, ledger._tried_at
+    then._carried_bytes = ledger._carried_bytes
+    window, its = then._window, ledger._window
+    window.ranges, window._coded = list(its.ranges), list(its._coded)
+    window._base, window.run_lengths, window._opened = its._base, its.run_lengths, its._opened
+    window._bits, window.split = its._bits, its.split
+    window.settled, window._settled_from = its.settled, its._settled_from
     return then
 
 
@@ -165,6 +172,18 @@ class LedgerMachine(RuleBasedStateMachine):
             if offset < committed or offset in read:
                 assert offset in self.settled, f"{offset} would be lost"
         assert len(self.ledger) == len(self.open)
+
+    @invariant()
+    def what_is_kept_is_as_it_would_be_found(self) -> None:
+        if not hasattr(self, "ledger") or not self.open:
+            return
+        kept, ledger = copied(self.ledger), copied(self.ledger)
+        ledger._window = Window()
+        for split in (kept._window.split, kept._window.split + 5, NO_BITS, kept.next_offset - 40):
+            one, other = (each._looked(each.committed, frozenset(), split) for each in (kept, ledger))
+            assert (one.ranges, one.run_lengths) == (other.ranges, other.run_lengths)
+            assert (one._opened, one._bits) == (other._opened, other._bits)
+            ledger._window = Window()
 
     @invariant()
     def what_is_settled_is_said(self) -> None:

@@ -176,7 +176,7 @@ def broken_map_settles() -> Patch:
 @mutant("starts calls whether or not their ends would fit into the map")
 def no_reservation() -> Patch:
     def reserve(self: Ledger, offset: int) -> bool:
-        self._top = max(self._top, offset + 1)
+        self._reach(offset)
         self._reserved += 1
         return True
 

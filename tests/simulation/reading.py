@@ -29,7 +29,10 @@ def read_map(base: int, text: str, log_end: int) -> set[int] | None:
     expected = zlib.crc32(raw[:2] + base.to_bytes(8, "big") + payload)
     if len(payload) < length or expected != int.from_bytes(raw[4:8], "big"):
         return None
-    settled = _runs(base, payload) if raw[1] == 1 else _bits(base, payload, deflated=raw[1] == 3)
+    if raw[1] == 4:
+        settled = _split(base, payload)
+    else:
+        settled = _runs(base, payload) if raw[1] == 1 else _bits(base, payload, deflated=raw[1] == 3)
     if log_end >= 0 and any(offset >= log_end for offset in settled):
         return None
     return settled
@@ -44,8 +47,17 @@ def _bytes(text: str) -> bytes | None:
     return raw if len(raw) >= 8 else None
 
 
-def _runs(base: int, payload: bytes) -> set[int]:
-    settled: set[int] = set()
+def _split(base: int, payload: bytes) -> set[int]:
+    size = 1 if payload[0] < 128 else 2
+    end = size + _numbers(payload[:size])[0]
+    lengths = payload[size:end]
+    rest = payload[end:]
+    size = next(place for place, byte in enumerate(rest) if byte < 128) + 1
+    begin = base + sum(_numbers(lengths)) + _numbers(rest[:size])[0]
+    return _runs(base, lengths) | _bits(begin, rest[size:], deflated=False)
+
+
+def _numbers(payload: bytes) -> list[int]:
     numbers: list[int] = []
     number = shift = 0
     for byte in payload:
@@ -54,8 +66,13 @@ def _runs(base: int, payload: bytes) -> set[int]:
         if byte < 128:
             numbers.append(number)
             number = shift = 0
+    return numbers
+
+
+def _runs(base: int, payload: bytes) -> set[int]:
+    settled: set[int] = set()
     at = base
-    for place, length in enumerate(numbers):
+    for place, length in enumerate(_numbers(payload)):
         if place % 2:
             settled.update(range(at, at + length))
         at += length

@@ -15,10 +15,12 @@ do no harm. The payload codes the offsets from the committed one on, alternating
 - run lengths: one varint a run, the first one open (its length may be 0), the last one settled
 - bitset: one bit an offset, least significant first, 1 is settled
 - bitset, deflated
+- split: how many bytes of run lengths follow, as a varint; these; how many offsets behind them are open, as a
+  varint; and a bitset of all that is behind those
 
-A narrow window comes as bits (`encode_bits`), which is quickest; a wide one, and one with few runs, as run
-lengths: that they fit is what the ledger sees to, and making them smaller would take longer than all the rest
-of a commit.
+A narrow window comes as bits (`encode_bits`), which is quickest; a wide one split, or as run lengths alone:
+that they fit is what the ledger sees to, and making them smaller would take longer than all the rest of a
+commit.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ __all__ = [
     "encode",
     "encode_bits",
     "encode_run_lengths",
+    "encode_split",
     "fitting",
     "is_short",
     "read_back",
@@ -71,6 +74,8 @@ BITSET_OFFSETS_MAX = PAYLOAD_BYTES_MAX * 8
 #: The widest window a map may claim: an honest one is bounded by what run lengths can hold of 3 000 open
 #: events; a forged one must not make us allocate.
 _SPAN_MAX = 1 << 40
+#: Of a length that may be in one.
+_VARINT_BYTES_MAX = 6
 #: Run lengths that take no more than this part of the budget are written as they are, also of narrow windows.
 _SHORT_PART = 3
 #: Shorter payloads are not deflated: that takes longer than all the rest of a commit, and saves a few bytes.
@@ -94,6 +99,8 @@ class _Coding(IntEnum):
     BITSET = 2
     #: The same, deflated.
     BITSET_DEFLATED = 3
+    #: The one below, the other above.
+    SPLIT = 4
 
 
 class AckMap:
@@ -174,6 +181,14 @@ def encode_bits(base: int, bits: int) -> str:
     return _text(base, coding, payload)
 
 
+def encode_split(base: int, coded: bytes, opened: int, bits: int) -> str:
+    """The map of what `run_lengths` has coded, so many open offsets behind it, and one bit each of others."""
+    if not bits:
+        return encode_run_lengths(base, coded)
+    bitset = bits.to_bytes(-(-bits.bit_length() // 8), "little")
+    return _text(base, _Coding.SPLIT, varint(len(coded)) + coded + varint(opened) + bitset)
+
+
 def _text(base: int, coding: _Coding, payload: bytes) -> str:
     assert len(payload) <= PAYLOAD_BYTES_MAX, f"ack map of {len(payload)} bytes: reservation broken"
     head = bytes((_VERSION, coding)) + len(payload).to_bytes(2, "big")
@@ -230,6 +245,8 @@ def _decode(base: int, text: str) -> AckMap:
         raise AckMapError(f"unknown coding {raw[1]}") from None
     if coding is _Coding.RUN_LENGTHS:
         return AckMap(_of_run_lengths(base, payload))
+    if coding is _Coding.SPLIT:
+        return AckMap(_of_split(base, payload))
     if coding is _Coding.BITSET_DEFLATED:
         payload = _inflate(payload)
     return AckMap(_of_bitset(base, payload))
@@ -287,6 +304,31 @@ def _of_run_lengths(base: int, payload: bytes) -> list[Range]:
     if shift or settled or not ranges:
         raise AckMapError("the runs end in the middle")
     return ranges
+
+
+def _of_split(base: int, payload: bytes) -> list[Range]:
+    coded_bytes, begin = _number_at(payload, 0)
+    end = begin + coded_bytes
+    ranges = _of_run_lengths(base, payload[begin:end]) if coded_bytes else []
+    opened, begin = _number_at(payload, end)
+    at = (ranges[-1][1] if ranges else base) + opened
+    if at - base > _SPAN_MAX:
+        raise AckMapError("the window is wider than any map's")
+    upper = _of_bitset(at, payload[begin:])
+    if ranges and upper[0][0] == ranges[-1][1]:
+        raise AckMapError("an empty run of open offsets")
+    return ranges + upper
+
+
+def _number_at(payload: bytes, at: int) -> tuple[int, int]:
+    """The varint that begins there, and where it ends."""
+    number = shift = 0
+    for place in range(at, min(len(payload), at + _VARINT_BYTES_MAX)):
+        number |= (payload[place] & 0x7F) << shift
+        if payload[place] < 0x80:
+            return number, place + 1
+        shift += 7
+    raise AckMapError("the runs end in the middle")
 
 
 def _to_bits(base: int, ranges: Sequence[Range]) -> int:

@@ -17,19 +17,24 @@ its end only shrinks the map. So there is no deadlock, only a stall behind a hea
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from operator import lt
 
 from pelton.core import ackmap
 from pelton.core.ackmap import AckMap, Range
+from pelton.core.window import NO_BITS, Window
 
 __all__ = ["Ledger"]
 
 _ZERO = ord("0")
 _NONE: frozenset[int] = frozenset()
-#: A window of no more than this part of what bits can hold is quickest coded as bits, whatever is open in it.
-_QUICK_AS_BITS_PART = 6
+#: A window of no more than this part of what bits can hold is quickest coded as bits, whatever is open in it;
+#: and of a wider one no more is, where it can be split.
+_UPPER_PART = 3
+#: Other splits are tried again when the window has grown by such a part of that.
+_AGAIN_PART = 16
 
 
 class Ledger:
@@ -41,14 +46,17 @@ class Ledger:
 
     __slots__ = (
         "_carried",
+        "_carried_bytes",
         "_carried_end",
         "_lowest",
-        "_measured_bytes",
+        "_most_open",
         "_next_ordinal",
         "_open",
+        "_reached",
         "_reserved",
-        "_settled_since_measured",
         "_top",
+        "_tried_at",
+        "_window",
         "next_offset",
     )
 
@@ -57,6 +65,8 @@ class Ledger:
         self.next_offset = start
         #: One past the highest offset that is settled or may settle: as far as the map can reach.
         self._top = max(start, carried.end)
+        #: The ordinal of the first that was polled at or beyond it.
+        self._reached = 0
         #: The ordinal of each open offset.
         self._open: dict[int, int] = {}
         #: The lowest of them when it was last asked for; it may have left since.
@@ -65,8 +75,14 @@ class Ledger:
         self._carried = carried
         self._carried_end = carried.end
         self._reserved = 0
-        self._measured_bytes = -1
-        self._settled_since_measured = 0
+        #: As it was when a commit, or a call, last asked.
+        self._window = Window()
+        #: The most that were open at once since.
+        self._most_open = 0
+        #: What of the map read back was not polled again then.
+        self._carried_bytes = self._unpolled_bytes()
+        #: How far it was to reach when other splits were tried last.
+        self._tried_at = start - ackmap.BITSET_OFFSETS_MAX
 
     def __len__(self) -> int:
         """How many offsets are open."""
@@ -94,10 +110,12 @@ class Ledger:
         ordinals: Iterable[int] = range(first, self._next_ordinal)
         settled: Collection[int] = ()
         if offsets[0] < self._carried_end:
+            self._reached = first + bisect_left(offsets, self._top)
             settled = {offset for offset in offsets if offset in self._carried}
             ordinals = [at for at, offset in zip(ordinals, offsets, strict=True) if offset not in settled]
             offsets = [offset for offset in offsets if offset not in settled]
         self._open.update(zip(offsets, ordinals, strict=True))
+        self._most_open = max(self._most_open, len(self._open))
         return settled
 
     def skip_to(self, offset: int) -> None:
@@ -113,7 +131,8 @@ class Ledger:
                 del opened[offset]
             except KeyError:
                 raise AssertionError(f"offset {offset} is not open") from None
-        self._settled_since_measured += len(offsets)
+        if offsets:
+            self._window.settle(offsets)
 
     def reserve(self, offset: int) -> bool:
         """Make sure that the map still fits if `offset` settles; False means: do not start it now.
@@ -122,12 +141,11 @@ class Ledger:
         settled.
         """
         base = self.committed
-        top = max(self._top, offset + 1)
         if offset != base:
-            span = top - base
-            if span > ackmap.BITSET_OFFSETS_MAX and not self._run_lengths_fit(span, 1):
+            is_wide = max(self._top, offset + 1) - base > ackmap.BITSET_OFFSETS_MAX
+            if is_wide and not self._fits(max(self._top, offset + 1), 1):
                 return False
-        self._top = top
+        self._reach(offset)
         self._reserved += 1
         return True
 
@@ -138,13 +156,19 @@ class Ledger:
         narrow = reach - ackmap.BITSET_OFFSETS_MAX
         if self._lowest >= narrow or not self._open or self.committed >= narrow:
             return True
-        return self._run_lengths_fit(reach - self.committed, count)
+        return self._fits(reach, count)
 
     def reserve_all(self, offsets: Collection[int]) -> None:
         """`reserve` for each of these, for which there is room."""
         if offsets:
-            self._top = max(self._top, max(offsets) + 1)
+            self._reach(max(offsets))
             self._reserved += len(offsets)
+
+    def _reach(self, offset: int) -> None:
+        """This one, which is open, may settle."""
+        if offset >= self._top:
+            self._top = offset + 1
+            self._reached = self._open[offset] + 1
 
     def unreserve(self, count: int = 1) -> None:
         self._reserved -= count
@@ -179,50 +203,46 @@ class Ledger:
         if len(self._open) == len(gone):
             return ""
         span = min(self._top, self.next_offset) - base
-        if span > ackmap.BITSET_OFFSETS_MAX // _QUICK_AS_BITS_PART:
-            run_lengths = ackmap.run_lengths(self._runs(base, gone))
-            if not gone:
-                # It is at hand: else a call would have it looked for again soon.
-                self._measured(len(run_lengths))
-            if span > ackmap.BITSET_OFFSETS_MAX or ackmap.is_short(run_lengths):
-                return ackmap.encode_run_lengths(base, run_lengths)
+        upper_max = ackmap.BITSET_OFFSETS_MAX // _UPPER_PART
+        if span > upper_max:
+            is_wide = span > ackmap.BITSET_OFFSETS_MAX
+            # Where bits would do for all of it, it may be split anywhere; else where there is room for that.
+            window = self._looked(base, gone, self._window.split if is_wide else self._split(upper_max))
+            if is_wide or ackmap.is_short(window.run_lengths):
+                return window.map()
         return ackmap.encode_bits(base, self._bits(base, span, gone))
 
-    def _runs(self, base: int, gone: frozenset[int]) -> list[int]:
-        """How many offsets from `base` on are open, how many then settled or `gone`, and so on."""
-        runs: list[int] = []
-        if len(self._open) == len(gone):
-            return runs
-        begun, at, ordinal_at = base, base, self._open[base]
-        for offset, ordinal in self._open.items():
-            if offset in gone:
-                continue
-            if ordinal != ordinal_at:
-                runs.append(at - begun)
-                runs.append(offset - at)
-                begun = offset
-            if offset >= self._top:
-                # Of most windows only the beginning is settled here and there: the long rest is open.
-                break
-            at, ordinal_at = offset + 1, ordinal + 1
-        else:
-            if ordinal_at != self._next_ordinal:
-                runs.append(at - begun)
-                runs.append(self.next_offset - at)
-                begun = self.next_offset
-        if runs and begun > self._top:
-            # A hole behind the highest settled offset would widen the window for nothing.
-            runs[-1] -= begun - self._top
-        return runs
+    def _looked(self, base: int, gone: frozenset[int], split: int) -> Window:
+        """The window from `base` on, the lowest that is open and not `gone`."""
+        window = Window() if gone else self._window
+        above = min(self._top, self.next_offset), self._reached, self._next_ordinal - self._reached
+        window.look(self._open, gone, base, above, split)
+        if not gone:
+            self._most_open = len(self._open)
+            self._carried_bytes = self._unpolled_bytes()
+        return window
+
+    def _unpolled_bytes(self) -> int:
+        """What is to be said of what was read back and is not polled again yet."""
+        if self.next_offset >= self._carried_end:
+            return 0
+        return ackmap.run_lengths_bytes(
+            self.committed, [one for one in self._carried.ranges if one[1] > self.next_offset]
+        )
+
+    def _split(self, upper_max: int) -> int:
+        """Where to split so that no more than `upper_max` are bits: where it is, as long as that will do."""
+        at = self._window.split
+        return at if 0 <= self._top - at <= upper_max else self._top - upper_max // 2
 
     def _ranges(self, base: int, gone: frozenset[int]) -> list[Range]:
-        """The same as ranges, and with them what was read back and is not polled again yet."""
+        """What is settled or `gone` above `base`, and what was read back and is not polled again yet."""
         ranges: list[Range] = []
-        at = base
-        runs = iter(self._runs(base, gone))
-        for opened, settled in zip(runs, runs, strict=True):
-            at += opened + settled
-            ranges.append((at - settled, at))
+        if len(self._open) > len(gone):
+            window = Window()
+            above = min(self._top, self.next_offset), self._reached, self._next_ordinal - self._reached
+            window.look(self._open, gone, base, above, NO_BITS)
+            ranges = window.ranges
         for start, end in self._carried.ranges:
             if end <= self.next_offset:
                 continue
@@ -245,28 +265,45 @@ class Ledger:
                 digits[highest - offset] = _ZERO
         return int(digits, 2) if digits else 0
 
-    def _run_lengths_fit(self, span: int, more: int) -> bool:
-        """Whether run lengths hold what is settled now and all that is reserved, and so many more."""
-        # A split replaces one open run by two and a settled one between them; an end beyond the last
-        # settled run adds an open run and a settled one. Either way one long varint more at most, and one
-        # for the settled run: that is a single offset and the holes around it.
-        holes_bytes = ackmap.varint_bytes(1 + self._holes())
-        cost_bytes = holes_bytes + ackmap.varint_bytes(span)
-        # Once more for the run that ends the map: it grows into the hole behind it when the map grows.
-        room_bytes = ackmap.PAYLOAD_BYTES_MAX - holes_bytes
-        if self._measured_bytes >= 0:
-            pending = self._reserved + self._settled_since_measured + more
-            if self._measured_bytes + pending * cost_bytes <= room_bytes:
+    def _fits(self, reach: int, more: int) -> bool:
+        """Whether a wide map holds what is settled and reserved now, and so many more below `reach`."""
+        upper_max = ackmap.BITSET_OFFSETS_MAX // _UPPER_PART
+        at = self._window.split
+        has_room = self._has_room(reach, more)
+        if has_room and self._top - at <= upper_max:
+            return True
+        if self.next_offset < self._carried_end or reach - self._tried_at < upper_max // _AGAIN_PART:
+            if has_room or not self._window.settled:
+                return has_room
+            splits = [at]
+        else:
+            # Bits tell of every offset, also where hardly anything is open, or most was never there. Last as
+            # it is split now, which has room for what is reserved.
+            splits = [self._split(upper_max), NO_BITS, at]
+            self._tried_at = reach
+        for split in splits:
+            self._looked(self.committed, _NONE, split)
+            if self._has_room(reach, more):
                 return True
-            if self._settled_since_measured == 0:
-                return False
-        self._measured(ackmap.run_lengths_bytes(self.committed, self.settled_ranges()))
-        return self._measured_bytes + (self._reserved + more) * cost_bytes <= room_bytes
+        return False
 
-    def _measured(self, size_bytes: int) -> None:
-        """What is settled now takes so much as run lengths."""
-        self._measured_bytes = size_bytes
-        self._settled_since_measured = 0
+    def _has_room(self, reach: int, more: int) -> bool:
+        """The same, of a window that is split where it is."""
+        # Below, a split replaces one open run by two and a settled one between them; an end beyond the last
+        # settled run adds an open run and a settled one. Either way a varint for the settled run, which is a
+        # single offset and the holes around it, and one no longer than of the part below: open, or a hole.
+        window, holes = self._window, self._holes()
+        holes_bytes = ackmap.varint_bytes(1 + holes)
+        cost_bytes = holes_bytes + ackmap.varint_bytes(self._most_open + holes)
+        # Once more for the run that ends the map: it grows into the hole behind it when the map grows.
+        size_bytes = holes_bytes + (self._reserved + window.settled + more) * cost_bytes
+        size_bytes += len(window.run_lengths) + self._carried_bytes
+        upper = reach - max(window.split, self.committed)
+        if upper > 0:
+            # Above, whatever settles is a bit. And how long either part is, and the run between them, which
+            # may be cut in two.
+            size_bytes += 2 + -(-upper // 8) + 3 * ackmap.varint_bytes(reach - self.committed)
+        return size_bytes <= ackmap.PAYLOAD_BYTES_MAX
 
     def _holes(self) -> int:
         """How many offsets of the window were never polled."""
