@@ -12,7 +12,8 @@ order in which they came, and none has to be looked for.
 Reservation. The committed map has a budget of bytes (`ackmap.PAYLOAD_BYTES_MAX`). A call that settles in
 the middle of an open run splits it, which may cost two more runs. So that worst case is reserved before a
 call starts, and a call that cannot reserve does not start. The lowest open offset needs no reservation:
-its end only shrinks the map. So there is no deadlock, only a stall behind a head that waits.
+its end only shrinks the map. So there is no deadlock, only a stall behind a head that waits. Where the top of
+a wide window is bits, an end there costs nothing more (`window.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from operator import lt
 
 from pelton.core import ackmap
 from pelton.core.ackmap import AckMap, Range
-from pelton.core.window import NO_BITS, Window
+from pelton.core.window import NO_BITS, Above, Window
 
 __all__ = ["Ledger"]
 
@@ -208,19 +209,21 @@ class Ledger:
             is_wide = span > ackmap.BITSET_OFFSETS_MAX
             # Where bits would do for all of it, it may be split anywhere; else where there is room for that.
             window = self._looked(base, gone, self._window.split if is_wide else self._split(upper_max))
-            if is_wide or ackmap.is_short(window.run_lengths):
+            if is_wide or (window.ranges and ackmap.is_short(window.run_lengths)):
                 return window.map()
         return ackmap.encode_bits(base, self._bits(base, span, gone))
 
     def _looked(self, base: int, gone: frozenset[int], split: int) -> Window:
         """The window from `base` on, the lowest that is open and not `gone`."""
         window = Window() if gone else self._window
-        above = min(self._top, self.next_offset), self._reached, self._next_ordinal - self._reached
-        window.look(self._open, gone, base, above, split)
+        window.look(self._open, gone, base, self._above(), split)
         if not gone:
             self._most_open = len(self._open)
             self._carried_bytes = self._unpolled_bytes()
         return window
+
+    def _above(self) -> Above:
+        return min(self._top, self.next_offset), self._reached, self._next_ordinal - self._reached
 
     def _unpolled_bytes(self) -> int:
         """What is to be said of what was read back and is not polled again yet."""
@@ -240,8 +243,7 @@ class Ledger:
         ranges: list[Range] = []
         if len(self._open) > len(gone):
             window = Window()
-            above = min(self._top, self.next_offset), self._reached, self._next_ordinal - self._reached
-            window.look(self._open, gone, base, above, NO_BITS)
+            window.look(self._open, gone, base, self._above(), NO_BITS)
             ranges = window.ranges
         for start, end in self._carried.ranges:
             if end <= self.next_offset:

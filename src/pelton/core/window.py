@@ -51,7 +51,7 @@ class Window:
         #: What is settled below, ascending, each behind an open run; and each with that one, coded.
         self.ranges: list[Range] = []
         self._coded: list[bytes] = []
-        #: All of these.
+        #: All of the lower part.
         self.run_lengths = b""
         #: How many behind these are open; and one bit for each of those that follow, up to the top.
         self._opened = self._bits = 0
