@@ -292,6 +292,15 @@ def test_a_window_that_bits_can_hold_needs_no_counting() -> None:
     assert len(ledger.metadata()) <= TEXT_CHARS_MAX
 
 
+def test_a_split_without_a_lower_part_takes_no_more_than_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ackmap, "PAYLOAD_BYTES_MAX", 2)
+    monkeypatch.setattr(ackmap, "BITSET_OFFSETS_MAX", 16)
+    ledger = Ledger(7)
+    admit(ledger, *range(7, 17))
+    settle(ledger, 15)
+    assert read_back(ledger) == AckMap([(15, 16)])
+
+
 def test_a_hole_behind_the_window_does_not_widen_it() -> None:
     # Some 1 500 scattered gaps need the bits; the next event comes 10 000 000 offsets later.
     chance = random.Random(4)
