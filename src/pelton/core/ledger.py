@@ -132,8 +132,7 @@ class Ledger:
                 del opened[offset]
             except KeyError:
                 raise AssertionError(f"offset {offset} is not open") from None
-        if offsets:
-            self._window.settle(offsets)
+        self._window.settle(offsets)
 
     def reserve(self, offset: int) -> bool:
         """Make sure that the map still fits if `offset` settles; False means: do not start it now.
@@ -143,8 +142,8 @@ class Ledger:
         """
         base = self.committed
         if offset != base:
-            is_wide = max(self._top, offset + 1) - base > ackmap.BITSET_OFFSETS_MAX
-            if is_wide and not self._fits(max(self._top, offset + 1), 1):
+            reach = max(self._top, offset + 1)
+            if reach - base > ackmap.BITSET_OFFSETS_MAX and not self._fits(reach, 1):
                 return False
         self._reach(offset)
         self._reserved += 1
@@ -204,11 +203,10 @@ class Ledger:
         if len(self._open) == len(gone):
             return ""
         span = min(self._top, self.next_offset) - base
-        upper_max = ackmap.BITSET_OFFSETS_MAX // _UPPER_PART
-        if span > upper_max:
+        if span > _upper_max():
             is_wide = span > ackmap.BITSET_OFFSETS_MAX
             # Where bits would do for all of it, it may be split anywhere; else where there is room for that.
-            window = self._looked(base, gone, self._window.split if is_wide else self._split(upper_max))
+            window = self._looked(base, gone, self._window.split if is_wide else self._split())
             if is_wide or (window.ranges and ackmap.is_short(window.run_lengths)):
                 return window.map()
         return ackmap.encode_bits(base, self._bits(base, span, gone))
@@ -225,18 +223,19 @@ class Ledger:
     def _above(self) -> Above:
         return min(self._top, self.next_offset), self._reached, self._next_ordinal - self._reached
 
-    def _unpolled_bytes(self) -> int:
-        """What is to be said of what was read back and is not polled again yet."""
+    def _unpolled(self) -> list[Range]:
+        """What was read back and is not polled again yet; the first of it may have begun below."""
         if self.next_offset >= self._carried_end:
-            return 0
-        return ackmap.run_lengths_bytes(
-            self.committed, [one for one in self._carried.ranges if one[1] > self.next_offset]
-        )
+            return []
+        return [one for one in self._carried.ranges if one[1] > self.next_offset]
 
-    def _split(self, upper_max: int) -> int:
-        """Where to split so that no more than `upper_max` are bits: where it is, as long as that will do."""
+    def _unpolled_bytes(self) -> int:
+        return ackmap.run_lengths_bytes(self.committed, self._unpolled())
+
+    def _split(self) -> int:
+        """Where to split so that not too many are bits: where it is, as long as that will do."""
         at = self._window.split
-        return at if 0 <= self._top - at <= upper_max else self._top - upper_max // 2
+        return at if 0 <= self._top - at <= _upper_max() else self._top - _upper_max() // 2
 
     def _ranges(self, base: int, gone: frozenset[int]) -> list[Range]:
         """What is settled or `gone` above `base`, and what was read back and is not polled again yet."""
@@ -245,9 +244,7 @@ class Ledger:
             window = Window()
             window.look(self._open, gone, base, self._above(), NO_BITS)
             ranges = window.ranges
-        for start, end in self._carried.ranges:
-            if end <= self.next_offset:
-                continue
+        for start, end in self._unpolled():
             start = max(start, self.next_offset)
             if ranges and ranges[-1][1] == start:
                 ranges[-1] = (ranges[-1][0], end)
@@ -269,19 +266,18 @@ class Ledger:
 
     def _fits(self, reach: int, more: int) -> bool:
         """Whether a wide map holds what is settled and reserved now, and so many more below `reach`."""
-        upper_max = ackmap.BITSET_OFFSETS_MAX // _UPPER_PART
         at = self._window.split
         has_room = self._has_room(reach, more)
-        if has_room and self._top - at <= upper_max:
+        if has_room and self._top - at <= _upper_max():
             return True
-        if self.next_offset < self._carried_end or reach - self._tried_at < upper_max // _AGAIN_PART:
+        if self.next_offset < self._carried_end or reach - self._tried_at < _upper_max() // _AGAIN_PART:
             if has_room or not self._window.settled:
                 return has_room
             splits = [at]
         else:
             # Bits tell of every offset, also where hardly anything is open, or most was never there. Last as
             # it is split now, which has room for what is reserved.
-            splits = [self._split(upper_max), NO_BITS, at]
+            splits = [self._split(), NO_BITS, at]
             self._tried_at = reach
         for split in splits:
             self._looked(self.committed, _NONE, split)
@@ -313,3 +309,8 @@ class Ledger:
             # Those of the carried map that are not polled again yet may all turn out to be holes.
             return self._carried_end - self.committed
         return self.next_offset - self.committed - (self._next_ordinal - self._open[self.committed])
+
+
+def _upper_max() -> int:
+    """How many offsets of a window are bits at most, where it can be split."""
+    return ackmap.BITSET_OFFSETS_MAX // _UPPER_PART

@@ -45,9 +45,9 @@ class Window:
         "split",
     )
 
-    def __init__(self, split: int = NO_BITS) -> None:
+    def __init__(self) -> None:
         #: From here on it is bits.
-        self.split = split
+        self.split = NO_BITS
         #: What is settled below, ascending, each behind an open run; and each with that one, coded.
         self.ranges: list[Range] = []
         self._coded: list[bytes] = []
