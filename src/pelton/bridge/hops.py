@@ -42,7 +42,8 @@ GATHER_S = 0.01
 #: All of these waits together; or so many times as long as the transaction before took, since a broker that
 #: is slow to write one has better things to do than the next; and never longer than the last. Within these
 #: waits it is left alone for so many times what a transaction took, by letters of other keys than were in it:
-#: where they come one by one, each would have a transaction of its own.
+#: where they come one by one, each would have a transaction of its own. Where only some are of other keys it
+#: is that part of it, or a hundred keys that fail for ever would be held up by one that is new each time.
 GATHERED_S = 0.15
 GATHERED_TO_TOOK = 10.0
 GATHERED_MAX_S = 0.4
@@ -261,10 +262,9 @@ class AtomicSink:
             self._begin()
 
     def _rest_s(self) -> float:
-        """How much longer the broker is left alone: not at all by those who have waited for it since."""
-        if self._before.issuperset(_lanes(self._fresh)):
-            return 0.0
-        return self._begun_s + (1.0 + GATHERED_TO_TOOK) * self._took_s - self._loop.time()
+        """How much longer the broker is left alone: the more of these have waited for it, the less."""
+        others = sum(lane not in self._before for lane in _lanes(self._fresh)) / len(self._fresh)
+        return self._begun_s + (1.0 + others * GATHERED_TO_TOOK) * self._took_s - self._loop.time()
 
     def _look_again(self, wait_s: float, waited_s: float) -> None:
         """In `wait_s`; it will have waited `waited_s` in all by then."""
