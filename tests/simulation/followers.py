@@ -55,6 +55,10 @@ class Followers:
         """An operator has let it go."""
         self._released_s[topic, key] = self._world.now_s
 
+    def _knows(self, book: Book) -> bool:
+        """Whether it is the last to have begun on its partition, and has read all that was written."""
+        return self._latest[book.partition] is book and not self._world.damaged
+
     # -- Calls ---------------------------------------------------------------------------------------------
 
     def called(self, book: Book, attempted: Try) -> None:
@@ -64,7 +68,7 @@ class Followers:
         record = self._record
         origin = record.origin(attempted.event.position)
         source = Partition(origin.topic, origin.partition)
-        knows = self._latest[book.partition] is book and not self._world.damaged
+        knows = self._knows(book)
         for offset in record.lane(source, key):
             if offset >= origin.offset:
                 break
@@ -102,8 +106,7 @@ class Followers:
             behind = any(offset < event.offset for offset in left)
             # One that was frozen may read what its successor has set aside since, and decide by that about
             # earlier ones; it is put out, and nothing comes of it.
-            knows = self._latest[book.partition] is book and not self._world.damaged
-            check(behind or not knows, "follows nobody", event.position)
+            check(behind or not self._knows(book), "follows nobody", event.position)
             source = Partition(event.topic, event.partition)
             over = event.offset >= self.over_from.get(source, 1 << 62)
             check(not over, "its key is followed for ever", event.position)
